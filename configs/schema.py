@@ -1,0 +1,129 @@
+"""The files a user writes: a model config (what makes adapters), a run config (what goes where).
+
+Both are pydantic models that forbid unknown keys at every level, so a misspelt key is refused by
+its name. Every path in a model config is relative to that file. What decides an adapter's content
+is hashed into its recipe (`tasks.recipe`); what decides only speed or place (device, batch size,
+engine) is not.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_UNIT_SEGMENTS = 64  # a unit is redone whole after a kill, and its rows are one append per table
+
+
+class _Strict(BaseModel):
+    """Refuses unknown keys and cannot be changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VlmConfig(_Strict):
+    """The frozen vision-language model: a directory, or a hub id with a pinned revision."""
+
+    path: str | None = None
+    """Directory with the model's weights and tokenizer, relative to the model config."""
+    hub_id: str | None = None
+    """Hub id, used in place of `path`; then `revision` is required."""
+    revision: str | None = None
+    """Commit hash of the hub repository: a branch name would change under a recipe."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the frozen model."""
+    device: str = "auto"
+    """`auto` takes the first CUDA device, else the CPU; or any torch device string."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel; provenance, not identity."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hub_id is None):
+            raise ValueError("exactly one of `path` and `hub_id` must be set")
+        if self.hub_id is not None and self.revision is None:
+            raise ValueError("`hub_id` needs `revision`, the commit hash to load")
+        return self
+
+
+class PixelConfig(_Strict):
+    """How a frame becomes the model's pixels (METHOD.md, Frames to pixels)."""
+
+    longest_edge_px: Annotated[int, Field(gt=0)]
+    """First resize: the longest edge goes here, the aspect is kept."""
+    size_px: Annotated[int, Field(gt=0)]
+    """Second resize: the frame is squashed to this square."""
+    resize: Literal["torch", "pil"] = "torch"
+    """Which Lanczos; they differ by at most 3/255 on under 3% of the values."""
+
+
+class SegmentConfig(_Strict):
+    """How a video is cut: segments tile [0, duration) without gap or overlap."""
+
+    segment_s: Annotated[float, Field(gt=0)] = 30.0
+    """Length of a segment."""
+    min_tail_s: Annotated[float, Field(ge=0)] = 10.0
+    """A last segment shorter than this joins the one before it."""
+    num_frames: Annotated[int, Field(gt=0)] = 12
+    """Frames per segment, at the centres of equal sub-spans."""
+
+    @model_validator(mode="after")
+    def _tail_fits(self) -> Self:
+        if self.min_tail_s > self.segment_s:
+            raise ValueError("`min_tail_s` must not exceed `segment_s`")
+        return self
+
+    @property
+    def segment_us(self) -> int:
+        """Length of a segment in microseconds."""
+        return round(self.segment_s * 1_000_000)
+
+    @property
+    def min_tail_us(self) -> int:
+        """Shortest tail in microseconds."""
+        return round(self.min_tail_s * 1_000_000)
+
+
+class ModelConfig(_Strict):
+    """One frozen model with its hypernetwork: everything that decides what an adapter contains."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Shown to people; not part of the identity."""
+    vlm: VlmConfig
+    """The frozen model that watches and answers."""
+    checkpoint: Path
+    """Directory of the trained hypernetwork, relative to the model config."""
+    pixels: PixelConfig
+    """How frames become pixels."""
+    prompt: Literal["smolvlm2"] | dict[str, str] = "smolvlm2"
+    """SmolVLM2's own template strings, or the fields of `video2lora_core.prompts.PromptLayout`."""
+    segments: SegmentConfig = SegmentConfig()
+    """How videos are cut and sampled."""
+    batch_segments: Annotated[int, Field(gt=0)] = 16
+    """Segments per device batch, of one or several videos."""
+
+
+class InternalizeConfig(_Strict):
+    """One run: which videos, with which model, into which lake."""
+
+    corpus: Annotated[str, Field(min_length=1)]
+    """A directory, a glob, a video, or a manifest (.parquet, .jsonl, .csv)."""
+    lake: Annotated[str, Field(min_length=1)]
+    """The lake's root: a directory or s3://bucket/prefix."""
+    model: Annotated[str, Field(min_length=1)] = "tiny"
+    """A name under configs/models or the path of a model config."""
+    corpus_name: str = "default"
+    """The corpus that the sources belong to, a column in the catalog."""
+    engine: Literal["auto", "local", "prefect"] = "auto"
+    """`auto` is `prefect` where a Prefect API is configured, else `local`."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """PyAV is right on every tested format; decord is wrong on HEVC, MPEG-TS and WMV."""
+    stored_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the stored factors."""
+    batch_segments: Annotated[int, Field(gt=0)] | None = None
+    """Segments per device batch; the model config's own when not set."""
+    unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS
+    """Segments that are committed together."""
+    shard_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
+    """A shard takes videos until their files reach this size."""
+    shard_videos: Annotated[int, Field(gt=0)] = 1000
+    """... or until it holds this many videos."""

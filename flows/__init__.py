@@ -1,0 +1,1 @@
+"""What runs, in what order: the flows, their engines, the command line and the Python entry."""

@@ -1,0 +1,20 @@
+"""One shard = one process = one device: its videos become adapters, then compositions."""
+
+from configs.schema import InternalizeConfig
+from flows.engine import Engine
+from tasks.compose_videos import compose_videos
+from tasks.internalize_units import internalize_units
+from tasks.summary import ShardSummary
+
+
+def internalize_shard(
+    config: InternalizeConfig, engine: Engine, *, run_id: str, shard: int, attempt_id: str
+) -> ShardSummary:
+    """Do what the shard's plan lists and the catalog does not hold yet."""
+    internalized = engine.step(
+        internalize_units, config, run_id=run_id, shard=shard, attempt_id=attempt_id
+    )
+    composed = engine.step(
+        compose_videos, config, run_id=run_id, shard=shard, attempt_id=attempt_id
+    )
+    return internalized + composed

@@ -1,0 +1,27 @@
+"""The engine without a server: steps are called, shards run one after the other in this process."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from configs.schema import InternalizeConfig
+from flows.internalize_shard import internalize_shard
+from tasks.summary import ShardSummary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LocalEngine:
+    """Calls steps and shards."""
+
+    name = "local"
+
+    def step(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the step."""
+        return function(*args, **kwargs)
+
+    def run_shard(
+        self, config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+    ) -> ShardSummary:
+        """Call the shard's flow."""
+        return internalize_shard(config, self, run_id=run_id, shard=shard, attempt_id=attempt_id)
