@@ -1,0 +1,156 @@
+"""Features: what a frozen VLM sees in a segment, layer by layer.
+
+Features are the INPUTS of the text decoder's blocks (METHOD: X[:, l]), for all tokens of the
+internalization prompt. Choices:
+
+* Layers are handed on one at a time and never stacked, and the forward stops before the last block
+  that is asked for: its own output is nobody's input.
+* transformers' own forward runs the blocks, watched by forward pre-hooks that are gone afterwards:
+  equal bits are then a property, not a copy to keep in step.
+* Frames go straight to the vision tower. `get_image_features` would look for all-zero padding
+  frames, which costs a device sync and can never find one: no uint8 level normalises to zero.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
+from video2lora_core.pixels import normalise
+from video2lora_core.vlm import Vlm
+
+Consume = Callable[[int, Tensor], None]
+
+
+def stream_features(
+    vlm: Vlm,
+    *,
+    pixels: UInt8[Tensor, "segment frame channel height width"],
+    input_ids: Int[Tensor, "segment token"],
+    attention_mask: Int[Tensor, "segment token"] | Bool[Tensor, "segment token"] | None = None,
+    layers: Sequence[int],
+    consume: Consume,
+) -> None:
+    """Hand the input [segment, token, d_model] of each decoder block in `layers` to `consume`.
+
+    Args:
+        vlm: the encoder; run without gradients.
+        pixels: prepared frames, any device.
+        input_ids: internalization prompts with one image token per visual token.
+        attention_mask: 1 where a token is real; None when nothing is padded.
+        layers: decoder blocks in ascending order.
+        consume: called as `consume(layer, x)`, in order, in the caller's gradient mode. It may keep
+            `x` but not change it.
+
+    Raises:
+        PromptError: a row's image tokens do not match its frames.
+        ModelMismatchError: the frames have another size, or the model has too few blocks.
+    """
+    _check_layers(vlm, layers)
+    is_grad_wanted = torch.is_grad_enabled()
+
+    def consume_in_callers_mode(layer: int, x: Tensor) -> None:
+        with torch.set_grad_enabled(is_grad_wanted):
+            consume(layer, x)
+
+    with torch.no_grad():
+        embeddings = embed(vlm, pixels=pixels, input_ids=input_ids)
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(vlm.device)
+        _run_blocks(vlm, embeddings, attention_mask, layers, consume_in_callers_mode)
+
+
+def embed(
+    vlm: Vlm,
+    *,
+    pixels: UInt8[Tensor, "segment frame channel height width"],
+    input_ids: Int[Tensor, "segment token"],
+) -> Float[Tensor, "segment token d_model"]:
+    """Embed prompts and put the frames' visual tokens where their image tokens stand."""
+    _check_frames(vlm, pixels, input_ids)
+    pixel_values = normalise(pixels.to(vlm.device).flatten(0, 1), dtype=vlm.dtype)
+    return scatter_frames(vlm, pixel_values, input_ids.to(vlm.device))
+
+
+def scatter_frames(
+    vlm: Vlm,
+    pixel_values: Float[Tensor, "frame channel height width"],
+    input_ids: Int[Tensor, "segment token"],
+) -> Float[Tensor, "segment token d_model"]:
+    """Embed prompts with frames already normalised, in the order of their image tokens."""
+    watching = vlm.model.model
+    patches = watching.vision_model(pixel_values=pixel_values).last_hidden_state
+    visual_tokens = watching.connector(patches)
+    embeddings: Tensor = watching.get_input_embeddings()(input_ids)
+    is_visual = (input_ids == vlm.image_token_id).unsqueeze(-1)
+    return embeddings.masked_scatter(is_visual, visual_tokens.to(embeddings.dtype))
+
+
+class _EnoughError(Exception):
+    """Ends a forward whose remaining blocks nobody needs; never leaves this module."""
+
+
+def _run_blocks(
+    vlm: Vlm,
+    embeddings: Tensor,
+    attention_mask: Tensor | None,
+    layers: Sequence[int],
+    consume: Consume,
+) -> None:
+    text_model = vlm.model.model.text_model
+    handles = [
+        text_model.layers[layer].register_forward_pre_hook(
+            _watcher(layer, consume, is_last=layer == layers[-1]), with_kwargs=True
+        )
+        for layer in layers
+    ]
+    try:
+        text_model(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False)
+    except _EnoughError:
+        return
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watcher(layer: int, consume: Consume, *, is_last: bool) -> Callable[..., None]:
+    def watch(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        consume(layer, args[0] if args else kwargs["hidden_states"])
+        if is_last:
+            raise _EnoughError
+
+    return watch
+
+
+def _check_layers(vlm: Vlm, layers: Sequence[int]) -> None:
+    if not layers or list(layers) != sorted(set(layers)):
+        raise UsageError(
+            f"features: layers are {list(layers)} (expected at least one, ascending, each once); "
+            "correct the list"
+        )
+    if layers[0] < 0 or layers[-1] >= vlm.num_layers:
+        raise ModelMismatchError(
+            f"features: layers go from {layers[0]} to {layers[-1]} (expected 0 to "
+            f"{vlm.num_layers - 1}, the decoder blocks of {vlm.name}); use the VLM that the "
+            "hypernetwork was trained for"
+        )
+
+
+def _check_frames(vlm: Vlm, pixels: Tensor, input_ids: Tensor) -> None:
+    num_frames, size_px = pixels.shape[1], vlm.pixel_spec.size_px
+    if pixels.shape[3:] != (size_px, size_px):
+        raise ModelMismatchError(
+            f"features: frames are {tuple(pixels.shape[3:])} px (expected {size_px} x {size_px}); "
+            "prepare them with the VLM's pixel spec"
+        )
+    # Rows are scattered as one run: a surplus in one row would take the next row's frames.
+    counts = (input_ids == vlm.image_token_id).sum(dim=1).tolist()
+    expected = num_frames * vlm.image_tokens_per_frame
+    if any(count != expected for count in counts):
+        raise PromptError(
+            f"features: prompts hold {counts} image tokens (expected {expected} each: {num_frames} "
+            f"frames of {vlm.image_tokens_per_frame}); build them with internalization_ids"
+        )
