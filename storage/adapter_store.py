@@ -1,0 +1,121 @@
+"""Adapters and checkpoints as content-addressed files.
+
+ROOT/adapters/<sha256[:2]>/<sha256>.safetensors holds one adapter, ROOT/checkpoints/<sha256>/ the
+files of one checkpoint. Every read checks the sha256, because safetensors loads a flipped bit
+without a word.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from storage.errors import AdapterIntegrityError, LakeError, ObjectMissingError
+from storage.identity import canonical_json, sha256_hex
+from storage.object_store import ObjectStore
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_SUMS: Final = "SHA256SUMS.json"
+
+
+class AdapterStore:
+    """The adapter files of one lake. Safe to use from several threads."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """Keep the adapters in `objects`."""
+        self._objects = objects
+        self._created: set[str] = set()
+        self._found: dict[str, bytes] = {}
+
+    def put(self, data: bytes) -> str:
+        """Publish an adapter file, durably and atomically, and return its sha256.
+
+        A file that is already there is kept and made to look new; `settle` looks at it again.
+        """
+        sha256 = sha256_hex(data)
+        if self._objects.create(_adapter_name(sha256), data):
+            self._created.add(sha256)
+        else:
+            self._objects.refresh(_adapter_name(sha256), data)
+            self._found[sha256] = data
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """Return an adapter file's bytes, checked against its name.
+
+        Raises:
+            ObjectMissingError: the file is not there.
+            AdapterIntegrityError: the bytes are not those that were written.
+        """
+        return _read_checked(self._objects, _adapter_name(sha256), sha256)
+
+    def uri(self, sha256: str) -> str:
+        """Return where an adapter file is."""
+        return self._objects.uri(_adapter_name(sha256))
+
+    def require(self, sha256s: Iterable[str]) -> None:
+        """Raise ObjectMissingError unless every adapter has its file."""
+        for sha256 in sha256s:
+            known = sha256 in self._created or sha256 in self._found
+            if not known and not self._objects.exists(_adapter_name(sha256)):
+                raise ObjectMissingError(
+                    f"{self.uri(sha256)}: a row names this adapter but it has no file; "
+                    "put the adapter before its row is committed"
+                )
+
+    def settle(self, sha256s: Iterable[str]) -> None:
+        """Write again what a clean-up took between `put` and the commit of these adapters."""
+        for sha256 in sha256s:
+            data = self._found.pop(sha256, None)
+            if data is not None and not self._objects.exists(_adapter_name(sha256)):
+                self._objects.create(_adapter_name(sha256), data)
+
+
+def put_checkpoint(objects: ObjectStore, sha256: str, files: Mapping[str, bytes]) -> None:
+    """Publish a checkpoint's files; the list of their sha256 comes last and marks it complete."""
+    _require_sha256(sha256)
+    for file, data in files.items():
+        if not _FILE_NAME.fullmatch(file) or file == _SUMS:
+            raise LakeError(f"checkpoint {sha256}: file name {file!r} is refused; use plain names")
+        _create_same(objects, f"checkpoints/{sha256}/{file}", data)
+    sums = canonical_json({file: sha256_hex(data) for file, data in files.items()})
+    _create_same(objects, f"checkpoints/{sha256}/{_SUMS}", sums.encode())
+
+
+def get_checkpoint(objects: ObjectStore, sha256: str) -> dict[str, bytes]:
+    """Return a checkpoint's files, each checked against its sha256.
+
+    Raises:
+        ObjectMissingError: the lake holds no complete checkpoint of this name.
+        AdapterIntegrityError: a file's bytes are not those that were written.
+    """
+    folder = f"checkpoints/{_require_sha256(sha256)}"
+    sums = json.loads(objects.read(f"{folder}/{_SUMS}"))
+    return {file: _read_checked(objects, f"{folder}/{file}", sums[file]) for file in sums}
+
+
+def _adapter_name(sha256: str) -> str:
+    return f"adapters/{_require_sha256(sha256)[:2]}/{sha256}.safetensors"
+
+
+def _require_sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise LakeError(f"sha256 {text[:80]!r}: expected 64 hexadecimal digits; give the full name")
+    return text
+
+
+def _read_checked(objects: ObjectStore, name: str, sha256: str) -> bytes:
+    data = objects.read(name)
+    found = sha256_hex(data)
+    if found != sha256:
+        raise AdapterIntegrityError(
+            f"{objects.uri(name)}: its bytes have changed (sha256 {found[:12]}, expected "
+            f"{sha256[:12]}); delete the file and run again, or restore it from a copy"
+        )
+    return data
+
+
+def _create_same(objects: ObjectStore, name: str, data: bytes) -> None:
+    if not objects.create(name, data):
+        _read_checked(objects, name, sha256_hex(data))

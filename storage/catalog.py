@@ -1,0 +1,169 @@
+"""The catalog: Delta tables with exactly-once appends.
+
+An append that carries a transaction (app id, number) is done once, whoever else tries the same: the
+number committed so far is read first (Delta itself accepts the same number twice in a row), the
+append is made against that very snapshot, and where another writer was faster Delta answers
+CommitFailedError and the decision is made anew.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.dataset as pa_dataset
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from storage.errors import CatalogError
+from storage.schemas import TABLES, Row, rows_to_arrow, table_schema
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 8
+_PAUSE_S: Final = 0.05
+
+AsOf = datetime | Mapping[str, int]
+
+
+class Catalog:
+    """The tables under ROOT/catalog. One instance serves one thread."""
+
+    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
+        """Use the tables below `uri`; nothing is opened yet."""
+        self._uri = uri.rstrip("/")
+        self._options = dict(storage_options or {})
+        self._open: dict[str, DeltaTable] = {}
+
+    def create(self) -> None:
+        """Make every table that is not there yet."""
+        for table in TABLES:
+            self._writable(table)
+
+    def exists(self) -> bool:
+        """Say whether the catalog was created: its last table is there."""
+        return DeltaTable.is_deltatable(self._table_uri(TABLES[-1]), self._options)
+
+    def append(
+        self, table: str, rows: Sequence[Row], *, transaction: tuple[str, int] | None = None
+    ) -> bool:
+        """Append rows in one commit; return False where the transaction was committed before.
+
+        Raises:
+            RowError: a row does not fit the table.
+            CatalogError: the table cannot be written.
+        """
+        arrow = rows_to_arrow(table, rows)
+        for attempt in range(_ATTEMPTS):
+            handle = self._writable(table)
+            if transaction and self._number(handle, transaction[0]) >= transaction[1]:
+                return False
+            try:
+                self._write(handle, arrow, transaction)
+            except CommitFailedError:
+                logger.info("%s: another writer was faster, attempt %d", table, attempt + 1)
+                time.sleep(_PAUSE_S * attempt)
+            except (DeltaError, OSError) as error:
+                raise CatalogError(_failed("write", table, error)) from error
+            else:
+                return True
+        raise CatalogError(f"{table}: {_ATTEMPTS} commits failed; fewer writers, then run again")
+
+    def committed(self, table: str, app_id: str) -> int:
+        """Return the highest transaction number of an app id in a table; -1 where there is none."""
+        handle = self._readable(table)
+        return -1 if handle is None else self._number(handle, app_id)
+
+    def read(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pa_dataset.Expression | None = None,
+        as_of: AsOf | None = None,
+    ) -> pa.Table:
+        """Return the live rows of a table, with every column of its schema."""
+        schema = table_schema(table)
+        names = list(columns) if columns is not None else schema.names
+        wanted = pa.schema([schema.field(name) for name in names])
+        handle = self._readable(table, as_of)
+        if handle is None:
+            return wanted.empty_table()
+        try:
+            dataset = handle.to_pyarrow_dataset(schema=schema)
+            return dataset.to_table(columns=names, filter=where).cast(wanted)
+        except (DeltaError, OSError, pa.ArrowInvalid) as error:
+            raise CatalogError(_failed("read", table, error)) from error
+
+    def file_uris(self, table: str, *, as_of: AsOf | None = None) -> list[str]:
+        """Return the live Parquet files of a table; none where it does not exist."""
+        handle = self._readable(table, as_of)
+        return [] if handle is None else sorted(handle.file_uris())
+
+    def _table_uri(self, table: str) -> str:
+        table_schema(table)
+        return f"{self._uri}/{table}"
+
+    def _writable(self, table: str) -> DeltaTable:
+        handle = self._readable(table)
+        if handle is not None:
+            return handle
+        schema = table_schema(table)
+        try:
+            DeltaTable.create(
+                self._table_uri(table),
+                schema=schema,
+                mode="ignore",
+                name=table,
+                description=schema.metadata[b"description"].decode(),
+                storage_options=self._options,
+            )
+        except CommitFailedError:
+            logger.info("%s: another writer created the table", table)
+        except (DeltaError, OSError) as error:
+            raise CatalogError(_failed("create", table, error)) from error
+        return self._load(table, None)
+
+    def _readable(self, table: str, as_of: AsOf | None = None) -> DeltaTable | None:
+        try:
+            if as_of is not None:
+                return self._load(table, as_of)
+            if table not in self._open:
+                self._open[table] = self._load(table, None)
+            self._open[table].update_incremental()
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise CatalogError(_failed("read", table, error)) from error
+        return self._open[table]
+
+    def _load(self, table: str, as_of: AsOf | None) -> DeltaTable:
+        uri = self._table_uri(table)
+        version = as_of.get(table) if isinstance(as_of, Mapping) else None
+        handle = DeltaTable(uri, version=version, storage_options=self._options)
+        if isinstance(as_of, datetime):
+            handle.load_as_version(as_of)
+        return handle
+
+    @staticmethod
+    def _number(handle: DeltaTable, app_id: str) -> int:
+        number = handle.transaction_version(app_id)
+        return -1 if number is None else number
+
+    @staticmethod
+    def _write(handle: DeltaTable, arrow: pa.Table, transaction: tuple[str, int] | None) -> None:
+        properties = CommitProperties(
+            app_transactions=[Transaction(*transaction)] if transaction else None
+        )
+        known = {field.name for field in handle.schema().fields}
+        merge = "merge" if set(arrow.column_names) - known else None
+        write_deltalake(
+            handle, arrow, mode="append", schema_mode=merge, commit_properties=properties
+        )
+
+
+def _failed(verb: str, table: str, error: Exception) -> str:
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"catalog table {table}: cannot {verb} it ({first_line}); check the lake and its rights"

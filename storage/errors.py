@@ -1,0 +1,63 @@
+"""What can go wrong with a lake. Every message reads `where: what is wrong; what to do`.
+
+StorageError
+|-- LakeError               the root: missing, not a lake, unsafe store, credentials in its URI
+|-- ObjectError             a file of the lake could not be read or written
+|   |-- ObjectMissingError      it is not there
+|   `-- AdapterIntegrityError   its bytes are not what its name says
+|-- CatalogError            a table could not be read or written
+|   |-- RowError                a row does not fit its table
+|   |-- UnitOrderError          a unit was committed out of order
+|   |-- VideoUnknownError       no video of the catalog fits what was asked
+|   `-- CatalogQueryError       a user's SQL was refused or failed
+`-- ManifestError           a corpus could not be listed
+    `-- CredentialsError        a URI carries a secret
+"""
+
+
+class StorageError(Exception):
+    """Base of every error that storage raises on purpose."""
+
+
+class LakeError(StorageError):
+    """The lake's root cannot be used."""
+
+
+class ObjectError(StorageError):
+    """A file of the lake cannot be read or written."""
+
+
+class ObjectMissingError(ObjectError):
+    """A file that the lake should hold is not there."""
+
+
+class AdapterIntegrityError(ObjectError):
+    """A file's bytes do not match the sha256 it is named by."""
+
+
+class CatalogError(StorageError):
+    """A catalog table cannot be read or written."""
+
+
+class RowError(CatalogError):
+    """A row does not fit the schema of its table."""
+
+
+class UnitOrderError(CatalogError):
+    """A unit was committed before its elders, or its rows contradict what is committed."""
+
+
+class VideoUnknownError(CatalogError):
+    """No video of the catalog, or more than one, fits what was asked for."""
+
+
+class CatalogQueryError(CatalogError):
+    """A user's SQL was refused or failed."""
+
+
+class ManifestError(StorageError):
+    """A corpus cannot be listed."""
+
+
+class CredentialsError(ManifestError):
+    """A URI carries credentials; it is refused and its secret is repeated nowhere."""

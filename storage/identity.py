@@ -1,0 +1,60 @@
+"""Names made from content: the same input gives the same id on every machine.
+
+`recipe_id` hashes canonical JSON (sorted keys, no spaces, ASCII); `adapter_key` says what was asked
+for; `adapter_sha256` (see adapter_store) says what came out; `run_id` hashes a plan's rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of a value: keys sorted, no spaces, ASCII, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the sha256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def recipe_id(recipe: Mapping[str, Any]) -> str:
+    """Return the id of everything that decides an adapter's content."""
+    return _hash_json(dict(recipe))
+
+
+def adapter_key(recipe_id: str, video_id: str, start_us: int, end_us: int) -> str:
+    """Return the id of what was asked: one span of one video under one recipe."""
+    return _hash_json([recipe_id, video_id, int(start_us), int(end_us)])
+
+
+def source_id(uri: str) -> str:
+    """Return the id of a source, which also decides its place in a plan."""
+    return sha256_hex(uri.encode())
+
+
+def composition_id(
+    *, recipe_id: str, method: str, parents: Sequence[str], coefficients: Sequence[float]
+) -> str:
+    """Return the id of a composition: its method over these parents with these coefficients."""
+    numbers = [float(c) for c in coefficients]
+    return _hash_json([recipe_id, method, list(parents), numbers])
+
+
+def run_id(plan: pa.Table) -> str:
+    """Return the id of a plan: the sha256 over its rows in order, column order aside."""
+    digest = hashlib.sha256()
+    for part in plan.select(sorted(plan.column_names)).to_batches(max_chunksize=4096):
+        for row in part.to_pylist():
+            digest.update(canonical_json(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _hash_json(value: object) -> str:
+    return sha256_hex(canonical_json(value).encode())
