@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+from video2lora_core.adapter import Factors
 from video2lora_core.errors import UsageError
 from video2lora_core.perceiver import WIDENING, Perceiver, Resampler, RmsNorm
 
@@ -24,14 +25,6 @@ LayerFactors = tuple[Float[Tensor, "segment rank d_in"], Float[Tensor, "segment 
 def reference_scaling(rank: int) -> float:
     """Return the paper's multiplier 2 r^1.5, used directly (not divided by the rank)."""
     return float(2.0 * rank**1.5)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Factors:
-    """Low-rank factors of one target module: update = scaling * B^T A, layer by layer."""
-
-    a: Float[Tensor, "*rows layer rank d_in"]
-    b: Float[Tensor, "*rows layer rank d_out"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +240,7 @@ class Hypernetwork(nn.Module):
         """Embed the features of any covered layer: one vector per module and rank (E0)."""
         perceiver = self.aggregator["perceiver"]
         latents: Tensor = perceiver(x, None if mask is None else mask.bool())
-        return latents.unflatten(1, (len(self.config.modules), self.config.rank)).float()
+        return latents.float().reshape(len(x), len(self.config.modules), self.config.rank, -1)
 
     def flat_factors(
         self, e: Float[Tensor, "segment layer module rank d_latent"], layers: slice

@@ -144,8 +144,8 @@ class PerceiverLayer(nn.Module):
         else:
             attended_BQD = self.self_attn(q_in_BQD)
         z_BQD = z_BQD + self.post_attention_layernorm(attended_BQD)
-        z_BQD = z_BQD + self.post_ff_layernorm(self.mlp(self.pre_ff_layernorm(z_BQD)))
-        return z_BQD
+        widened_BQD: Tensor = self.post_ff_layernorm(self.mlp(self.pre_ff_layernorm(z_BQD)))
+        return z_BQD + widened_BQD
 
 
 class Resampler(nn.Module):

@@ -1,0 +1,201 @@
+"""Adapters: the factors of a segment or of a composition, and their bytes.
+
+A stored adapter holds segment factors only and never the bias (it lives with the checkpoint and is
+added once, when an adapter is used). Its bytes are a safetensors file of two stacked tensors per
+target module, `<module>.A` [layer, rank, d_in] and `<module>.B` [layer, rank, d_out], with string
+metadata; equal adapters give equal bytes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from video2lora_core.errors import AdapterError
+
+FORMAT = "video2lora-adapter"
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Factors:
+    """Low-rank factors of one target module: update = scaling * B^T A, layer by layer."""
+
+    a: Float[Tensor, "*rows layer rank d_in"]
+    b: Float[Tensor, "*rows layer rank d_out"]
+
+    def to(self, *, device: torch.device | str | None, dtype: torch.dtype | None) -> "Factors":
+        """Move or cast both; None leaves as it is."""
+        return Factors(a=self.a.to(device, dtype), b=self.b.to(device, dtype))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Adapter:
+    """The update of one segment or of one composition; a [layer, rank, d_in] per module."""
+
+    factors: Mapping[str, Factors]
+    """By target module."""
+    layers: tuple[int, ...]
+    """Decoder layers covered, in the order of the factors' layer axis."""
+    scaling: float
+    """The one multiplier of the update."""
+    checkpoint_sha256: str
+    """The hypernetwork checkpoint that made it."""
+    has_bias: bool = False
+    """Whether the checkpoint's bias is among the ranks: then it is ready to be injected."""
+
+    def __post_init__(self) -> None:
+        _check_shapes("Adapter", self.factors, self.layers, ndim=3)
+
+    @property
+    def rank(self) -> int:
+        """Rows of A and B, the bias's included where it is in."""
+        return next(iter(self.factors.values())).a.shape[-2]
+
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Adapter":
+        """Move or cast the factors."""
+        return replace(self, factors=_moved(self.factors, device, dtype))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AdapterBatch:
+    """One adapter per batch row; a [row, layer, rank, d_in] per module, zero-padded in rank."""
+
+    factors: Mapping[str, Factors]
+    """By target module."""
+    layers: tuple[int, ...]
+    """Decoder layers covered, in the order of the factors' layer axis."""
+    scaling: float
+    """The one multiplier of the updates."""
+    has_bias: bool
+    """Whether every row holds the checkpoint's bias."""
+
+    def __post_init__(self) -> None:
+        _check_shapes("AdapterBatch", self.factors, self.layers, ndim=4)
+
+    @property
+    def num_rows(self) -> int:
+        """Adapters in the batch."""
+        return next(iter(self.factors.values())).a.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """Rows of A and B after padding."""
+        return next(iter(self.factors.values())).a.shape[-2]
+
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "AdapterBatch":
+        """Move or cast the factors."""
+        return replace(self, factors=_moved(self.factors, device, dtype))
+
+
+def adapter_bytes(adapter: Adapter, *, dtype: torch.dtype = torch.bfloat16) -> bytes:
+    """Serialise a segment adapter or a composition without bias.
+
+    Raises:
+        AdapterError: the adapter contains the bias.
+    """
+    if adapter.has_bias:
+        raise AdapterError(
+            "adapter_bytes: the adapter contains the bias, stored adapters never do; store the "
+            "composition from before with_bias"
+        )
+    tensors = {}
+    for name, factors in adapter.factors.items():
+        tensors[f"{name}.A"] = factors.a.detach().to("cpu", dtype).contiguous()
+        tensors[f"{name}.B"] = factors.b.detach().to("cpu", dtype).contiguous()
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "bias": "excluded",
+        "checkpoint_sha256": adapter.checkpoint_sha256,
+        "layers": json.dumps(adapter.layers),
+        "rank": str(adapter.rank),
+        "scaling": repr(float(adapter.scaling)),
+    }
+    return _canonical(safetensors.torch.save(tensors, metadata=metadata))
+
+
+def adapter_from_bytes(data: bytes) -> Adapter:
+    """Read what `adapter_bytes` wrote.
+
+    Raises:
+        AdapterError: the bytes are no such file, or one of another format version.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        metadata = _header(data).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise AdapterError(
+            f"adapter_from_bytes: not a safetensors file ({error}, {len(data)} bytes); "
+            "fetch the adapter again"
+        ) from error
+    found = (metadata.get("format"), metadata.get("format_version"), metadata.get("bias"))
+    expected = (FORMAT, FORMAT_VERSION, "excluded")
+    if found != expected:
+        raise AdapterError(
+            f"adapter_from_bytes: format, version and bias are {found}, expected {expected}; "
+            "read it with the release that wrote it"
+        )
+    return Adapter(
+        factors=_paired(tensors),
+        layers=tuple(json.loads(metadata["layers"])),
+        scaling=float(metadata["scaling"]),
+        checkpoint_sha256=metadata["checkpoint_sha256"],
+    )
+
+
+def _paired(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
+    names = sorted({key.rpartition(".")[0] for key in tensors})
+    if {f"{name}.{side}" for name in names for side in "AB"} != set(tensors):
+        raise AdapterError(
+            f"adapter_from_bytes: tensors are {sorted(tensors)}, expected .A and .B of each "
+            "module; fetch the adapter again"
+        )
+    return {name: Factors(a=tensors[f"{name}.A"], b=tensors[f"{name}.B"]) for name in names}
+
+
+def _header(data: bytes) -> dict[str, dict[str, str]]:
+    """The JSON at the head of a safetensors file, after its length as 8 little-endian bytes."""
+    length = int.from_bytes(data[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(data[8 : 8 + length])
+    return header
+
+
+def _canonical(data: bytes) -> bytes:
+    """Rewrite the header with sorted keys: safetensors orders the metadata at random."""
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps(_header(data), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def _moved(
+    factors: Mapping[str, Factors], device: torch.device | str | None, dtype: torch.dtype | None
+) -> dict[str, Factors]:
+    return {name: f.to(device=device, dtype=dtype) for name, f in factors.items()}
+
+
+def _check_shapes(
+    where: str, factors: Mapping[str, Factors], layers: tuple[int, ...], *, ndim: int
+) -> None:
+    """All modules must agree on rows and rank, and have one entry per covered layer."""
+    leads = {
+        tuple(tensor.shape[:-1]) if tensor.ndim == ndim else ("ndim", tensor.ndim)
+        for f in factors.values()
+        for tensor in (f.a, f.b)
+    }
+    if len(leads) != 1 or next(iter(leads))[-2] != len(layers):
+        shapes = {name: (tuple(f.a.shape), tuple(f.b.shape)) for name, f in factors.items()}
+        raise AdapterError(
+            f"{where}: factors are {shapes}, expected [{'row, ' * (ndim - 3)}layer, rank, d] with "
+            f"one rank and {len(layers)} layers; build it from one hypernetwork's factors"
+        )
