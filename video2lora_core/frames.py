@@ -1,0 +1,63 @@
+"""Decoding: a video and its planned segments in, prepared frames or reasons out.
+
+    probe(path)                 what the video is; VideoError for what cannot be used at all
+    decode(path, segments, ..)  one sequential pass: each segment once, frames or a reject
+
+Behind `decode` stand two decoders. `pyav` is the default; `decord` is there because it is widely
+used, and refuses what it was measured to get wrong. Both only deliver frames with times: which of
+them a segment is given, and whether it can be trusted, is decided once (picking.py).
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+from video2lora_core import pyav_decoder
+from video2lora_core.errors import UsageError
+from video2lora_core.picking import pick
+from video2lora_core.probe import VideoProbe, probe
+from video2lora_core.segment_frames import (
+    Damage,
+    DecodedFrame,
+    Prepare,
+    SegmentFrames,
+    SegmentReject,
+)
+from video2lora_core.segments import Segment
+
+__all__ = ["DECODERS", "SegmentFrames", "SegmentReject", "VideoProbe", "decode", "probe"]
+
+DECODERS: dict[str, Callable[[Path], Generator[DecodedFrame | Damage]]] = {
+    "pyav": pyav_decoder.decoded_frames,
+}
+
+
+def decode(
+    path: Path,
+    segments: Sequence[Segment],
+    *,
+    num_frames: int,
+    prepare: Prepare,
+    decoder: str = "pyav",
+) -> Iterator[SegmentFrames | SegmentReject]:
+    """Yield every segment exactly once, in order.
+
+    `segments` ascend and do not overlap; they may leave parts of the video out. `prepare` maps a
+    uint8 RGB frame [height, width, channel] to uint8 [channel, size, size] and is called once per
+    picked frame. Memory holds the frames of one segment, whatever the video's length.
+
+    Raises:
+        VideoError: the video cannot be decoded at all; always before the first segment.
+        UsageError: the segments or the decoder's name are wrong.
+    """
+    if decoder not in DECODERS:
+        raise UsageError(
+            f"decode: decoder={decoder!r} is unknown (expected one of {tuple(DECODERS)})"
+        )
+    for before, after in pairwise(segments):
+        if after.start_us < before.end_us:
+            raise UsageError(f"decode: {after} does not follow {before}; sort the segments")
+    if segments:
+        with closing(DECODERS[decoder](path)) as items:
+            yield from pick(items, segments, num_frames=num_frames, prepare=prepare)
