@@ -12,7 +12,6 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -128,7 +127,7 @@ def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel
     return np.rot90(stored, k=frame.rotation // 90)
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Any] | Failure]:
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | Failure]:  # type: ignore[type-arg]  # generic in the stubs only
     num_failures = 0
     packets = container.demux(stream)
     while num_failures < MAX_READ_FAILURES:
