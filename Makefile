@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-slow coverage demo bench train clean
+.PHONY: help setup check format docs test test-slow coverage demo bench train clean
 
 help:
 	@echo "make demo       install, then run the whole pipeline on generated videos"
@@ -27,6 +27,7 @@ help:
 	@echo "make train      train the embedded default from nothing (TRAIN_CONFIG=...)"
 	@echo "make bench      the benchmarks"
 	@echo "make format     ruff format and ruff's safe fixes"
+	@echo "make docs       write docs/catalog.md again from the tables' schemas"
 	@echo "make clean      remove caches and build outputs (.venv stays)"
 
 setup: $(INSTALLED)
@@ -60,6 +61,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python docs/build_catalog.py
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
