@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
+from video2lora_core.inject import LowRankUpdate
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm
 
@@ -60,7 +61,13 @@ def stream_features(
         embeddings = embed(vlm, pixels=pixels, input_ids=input_ids)
         if attention_mask is not None:
             attention_mask = attention_mask.to(vlm.device)
-        _run_blocks(vlm, embeddings, attention_mask, layers, consume_in_callers_mode)
+        stream_blocks(
+            vlm,
+            embeddings,
+            attention_mask=attention_mask,
+            layers=layers,
+            consume=consume_in_callers_mode,
+        )
 
 
 def embed(
@@ -70,50 +77,82 @@ def embed(
     input_ids: Int[Tensor, "segment token"],
 ) -> Float[Tensor, "segment token d_model"]:
     """Embed prompts and put the frames' visual tokens where their image tokens stand."""
-    _check_frames(vlm, pixels, input_ids)
+    check_frames(vlm, pixels, input_ids)
     pixel_values = normalise(pixels.to(vlm.device).flatten(0, 1), dtype=vlm.dtype)
-    return scatter_frames(vlm, pixel_values, input_ids.to(vlm.device))
+    return place(vlm, input_ids.to(vlm.device), look(vlm, pixel_values))
 
 
-def scatter_frames(
-    vlm: Vlm,
-    pixel_values: Float[Tensor, "frame channel height width"],
-    input_ids: Int[Tensor, "segment token"],
-) -> Float[Tensor, "segment token d_model"]:
-    """Embed prompts with frames already normalised, in the order of their image tokens."""
+def look(
+    vlm: Vlm, pixel_values: Float[Tensor, "frame channel height width"]
+) -> Float[Tensor, "frame patch d_model"]:
+    """Turn normalised frames into visual tokens (here: patches): vision tower and connector."""
     watching = vlm.model.model
     patches = watching.vision_model(pixel_values=pixel_values).last_hidden_state
-    visual_tokens = watching.connector(patches)
-    embeddings: Tensor = watching.get_input_embeddings()(input_ids)
+    visual_tokens: Tensor = watching.connector(patches)
+    return visual_tokens
+
+
+def place(
+    vlm: Vlm,
+    input_ids: Int[Tensor, "segment token"],
+    visual_tokens: Float[Tensor, "frame patch d_model"],
+) -> Float[Tensor, "segment token d_model"]:
+    """Embed prompts; visual tokens take the places of the image tokens, row after row."""
+    embeddings: Tensor = vlm.model.get_input_embeddings()(input_ids)
     is_visual = (input_ids == vlm.image_token_id).unsqueeze(-1)
     return embeddings.masked_scatter(is_visual, visual_tokens.to(embeddings.dtype))
 
 
-class _EnoughError(Exception):
-    """Ends a forward whose remaining blocks nobody needs; never leaves this module."""
-
-
-def _run_blocks(
+def stream_blocks(
     vlm: Vlm,
-    embeddings: Tensor,
-    attention_mask: Tensor | None,
+    embeddings: Float[Tensor, "segment token d_model"],
+    *,
+    attention_mask: Int[Tensor, "segment token"] | Bool[Tensor, "segment token"] | None = None,
     layers: Sequence[int],
     consume: Consume,
 ) -> None:
-    text_model = vlm.model.model.text_model
-    handles = [
-        text_model.layers[layer].register_forward_pre_hook(
-            _watcher(layer, consume, is_last=layer == layers[-1]), with_kwargs=True
-        )
-        for layer in layers
-    ]
+    """Run the decoder on `embeddings` up to the last of `layers`, handing on each one's input."""
+    _refuse_adapted(vlm)
+    blocks = vlm.model.model.text_model.layers
+    handles = []
     try:
-        text_model(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False)
+        for layer in layers:
+            watch = _watcher(layer, consume, is_last=layer == layers[-1])
+            handles.append(blocks[layer].register_forward_pre_hook(watch, with_kwargs=True))
+        vlm.model.model.text_model(
+            inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False
+        )
     except _EnoughError:
         return
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_frames(
+    vlm: Vlm,
+    pixels: UInt8[Tensor, "segment frame channel height width"],
+    input_ids: Int[Tensor, "segment token"],
+) -> None:
+    """Refuse frames of another size, and prompts that do not hold exactly their frames."""
+    num_frames, size_px = pixels.shape[1], vlm.pixel_spec.size_px
+    if pixels.shape[3:] != (size_px, size_px):
+        raise ModelMismatchError(
+            f"features: frames are {tuple(pixels.shape[3:])} px (expected {size_px} x {size_px}); "
+            "prepare them with the VLM's pixel spec"
+        )
+    # Rows are scattered as one run: a surplus in one row would take the next row's frames.
+    counts = (input_ids == vlm.image_token_id).sum(dim=1).tolist()
+    expected = num_frames * vlm.image_tokens_per_frame
+    if any(count != expected for count in counts):
+        raise PromptError(
+            f"features: prompts hold {counts} image tokens (expected {expected} each: {num_frames} "
+            f"frames of {vlm.image_tokens_per_frame}); build them with internalization_ids"
+        )
+
+
+class _EnoughError(Exception):
+    """Ends a forward whose remaining blocks nobody needs; never leaves this module."""
 
 
 def _watcher(layer: int, consume: Consume, *, is_last: bool) -> Callable[..., None]:
@@ -139,18 +178,10 @@ def _check_layers(vlm: Vlm, layers: Sequence[int]) -> None:
         )
 
 
-def _check_frames(vlm: Vlm, pixels: Tensor, input_ids: Tensor) -> None:
-    num_frames, size_px = pixels.shape[1], vlm.pixel_spec.size_px
-    if pixels.shape[3:] != (size_px, size_px):
-        raise ModelMismatchError(
-            f"features: frames are {tuple(pixels.shape[3:])} px (expected {size_px} x {size_px}); "
-            "prepare them with the VLM's pixel spec"
-        )
-    # Rows are scattered as one run: a surplus in one row would take the next row's frames.
-    counts = (input_ids == vlm.image_token_id).sum(dim=1).tolist()
-    expected = num_frames * vlm.image_tokens_per_frame
-    if any(count != expected for count in counts):
-        raise PromptError(
-            f"features: prompts hold {counts} image tokens (expected {expected} each: {num_frames} "
-            f"frames of {vlm.image_tokens_per_frame}); build them with internalization_ids"
+def _refuse_adapted(vlm: Vlm) -> None:
+    hooks = (hook for m in vlm.model.modules() for hook in m._forward_hooks.values())
+    if any(isinstance(hook, LowRankUpdate) for hook in hooks):
+        raise UsageError(
+            f"features: {vlm.name} has an adapter injected (expected the frozen model alone); "
+            "leave the `with adapted` block first"
         )

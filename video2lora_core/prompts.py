@@ -77,11 +77,6 @@ class PromptLayout:
                     f"prompt layout: {name} has placeholders {sorted(found)} (expected "
                     f"{sorted(needed)}, allowed besides {sorted(allowed)}); correct the template"
                 )
-        if self.clock not in get_args(Clock):
-            raise UsageError(
-                f"prompt layout: clock is {self.clock!r} (expected one of {get_args(Clock)}); "
-                "correct the layout"
-            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "PromptLayout":
@@ -96,6 +91,11 @@ class PromptLayout:
         not_text = sorted(key for key, value in values.items() if not isinstance(value, str))
         if not_text:
             raise UsageError(f"prompt layout: {not_text} are not text; quote their values")
+        if values.get("clock", "segment") not in get_args(Clock):
+            raise UsageError(
+                f"prompt layout: clock is {values['clock']!r} (expected one of {get_args(Clock)}); "
+                "correct the layout"
+            )
         return cls(**values)  # type: ignore[arg-type]  # checked just above
 
     def as_dict(self) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 Encoder and answer model are the same object. Choices:
 
-* Only `config.json`, `tokenizer.json` and `model*.safetensors` are read: no pickle, no remote code,
-  no processor class (transformers' video processor needs torchvision).
+* No processor class is used: transformers' video processor needs torchvision.
 * The tokenizer is built from `tokenizer.json` alone, so that `tokenizer_sha256` covers it.
 * A weight that is missing or does not fit is an error; transformers would make it random.
 * Parameters are frozen on load; nothing but `inject.adapted` changes how the model computes.
@@ -11,22 +10,19 @@ Encoder and answer model are the same object. Choices:
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
+from video2lora_core.model_files import files_sha256, find_files, require_files
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout, refuse_special_tokens
 
-_FILES = ("config.json", "tokenizer.json", "model*.safetensors")
-_READ_BYTES = 1 << 20
 # SmolVLM2's processors bring the longest edge to 384 px before they square the frame.
 _LONGEST_EDGE_PX = 384
 
@@ -114,8 +110,8 @@ def load_vlm(
         UsageError: the weights are not there, unreadable, or are not a SmolVLM's.
         ModelMismatchError: tokenizer, layout, pixels and weights do not fit each other.
     """
-    directory, commit = _find(source, revision)
-    weights = _require_files(directory, source)
+    directory, commit = find_files(source, revision)
+    weights = require_files(directory, source)
     model = _load_model(directory, dtype=dtype, attention=attention).to(device)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
     pixel_spec = pixel_spec or _smolvlm2_pixels(model.config)
@@ -126,8 +122,8 @@ def load_vlm(
         layout=layout,
         pixel_spec=pixel_spec,
         image_tokens_per_frame=_image_tokens_per_frame(model.config),
-        weights_sha256=_files_sha256(weights),
-        tokenizer_sha256=_files_sha256([directory / "tokenizer.json"]),
+        weights_sha256=files_sha256(weights),
+        tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
         processor_sha256=processor_sha256(pixel_spec, layout),
         name=directory.resolve().name if commit is None else str(source),
         revision=commit,
@@ -209,46 +205,6 @@ def _refuse(vlm: Vlm, text: str, *, where: str) -> None:
         )
 
 
-def _find(source: str | Path, revision: str | None) -> tuple[Path, str | None]:
-    """Return the local directory and, for a hub id, the commit."""
-    directory = Path(source).expanduser()
-    if directory.is_dir():
-        if revision is not None:
-            raise UsageError(
-                f"vlm: revision {revision!r} was given for the directory {directory} (expected "
-                "none); leave it out"
-            )
-        return directory, None
-    if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise UsageError(
-            f"vlm: {directory} is not a directory (expected a directory with {', '.join(_FILES)}, "
-            "or a hub id such as owner/name); correct the path"
-        )
-    try:
-        snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=list(_FILES)))
-    # OSError: not in the cache, not on the hub, no network; all hub errors derive from it.
-    except (OSError, OfflineModeIsEnabled, HFValidationError) as error:
-        at = "" if revision is None else f" --revision {revision}"
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(
-            f"vlm: the weights of {source} are not on this machine and could not be fetched "
-            f"({type(error).__name__}: {reason}); run `hf download {source}{at}` where there is a "
-            "network, or give a local directory"
-        ) from error
-    return snapshot, snapshot.name
-
-
-def _require_files(directory: Path, source: str | Path) -> list[Path]:
-    """Return the weight files in the order of their names, or say what is missing."""
-    missing = [pattern for pattern in _FILES if not any(directory.glob(pattern))]
-    if missing:
-        raise UsageError(
-            f"vlm: {source} has no {', '.join(missing)} (expected {', '.join(_FILES)}); fetch the "
-            f"model with `hf download OWNER/NAME --local-dir {directory}`"
-        )
-    return sorted(directory.glob("model*.safetensors"))
-
-
 def _load_model(
     directory: Path, *, dtype: torch.dtype, attention: str
 ) -> SmolVLMForConditionalGeneration:
@@ -267,16 +223,18 @@ def _load_model(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed in the report, and refused below by name
         )
     except SafetensorError as error:
         raise UsageError(
             f"vlm: the weights in {directory} cannot be read ({error}); fetch them again"
         ) from error
-    faults = {key: sorted(map(str, value)) for key, value in report.items() if value}
+    # Tensors that the model has no place for change nothing; transformers logs them.
+    faults = {k: sorted(map(str, v)) for k, v in report.items() if v and k != "unexpected_keys"}
     if faults:
         raise ModelMismatchError(
             f"vlm: weights and config.json in {directory} do not fit: {_shorten(faults)} (expected "
-            "every tensor once); fetch the model again"
+            "every tensor, of its shape); fetch the model again"
         )
     model.requires_grad_(requires_grad=False)
     return model.eval()
@@ -326,12 +284,3 @@ def _check_fit(
         raise ModelMismatchError(
             f"vlm: {'; '.join(faults)}; use tokenizer, prompt layout and pixel spec of this model"
         )
-
-
-def _files_sha256(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
