@@ -158,9 +158,13 @@ class Catalog:
             app_transactions=[Transaction(*transaction)] if transaction else None
         )
         known = {field.name for field in handle.schema().fields}
-        merge = "merge" if set(arrow.column_names) - known else None
+        is_wider = bool(set(arrow.column_names) - known)
         write_deltalake(
-            handle, arrow, mode="append", schema_mode=merge, commit_properties=properties
+            handle,
+            arrow,
+            mode="append",
+            schema_mode="merge" if is_wider else None,
+            commit_properties=properties,
         )
 
 

@@ -7,28 +7,39 @@
 The root is a local directory, or `s3://` with credentials from the environment.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 
-from storage import adapter_store
+from storage import adapter_store, identity, lookups, plans, query, views
 from storage.adapter_store import AdapterStore
-from storage.catalog import Catalog
+from storage.catalog import AsOf, Catalog
 from storage.commit import Outcome, UnitCommitter, UnitRows
 from storage.errors import LakeError
 from storage.identity import canonical_json
+from storage.manifest import Source, refuse_credentials
 from storage.object_store import LocalObjectStore, ObjectStore
-from storage.schemas import Row
+from storage.remote import is_remote
+from storage.schemas import TABLES, Row
 
 
 class Lake:
     """An open lake. One instance serves one thread, its `adapters` any number."""
 
-    def __init__(self, *, uri: str, objects: ObjectStore, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        *,
+        uri: str,
+        objects: ObjectStore,
+        catalog: Catalog,
+        filesystem: fsspec.AbstractFileSystem | None = None,
+    ) -> None:
         """Put a lake together from its parts; `open_lake` is the usual way."""
         self.uri = uri
+        self._filesystem = filesystem
         self.adapters = AdapterStore(objects)
         self.catalog = catalog
         self._objects = objects
@@ -82,6 +93,90 @@ class Lake:
         """Return the live rows of a table, as written."""
         return self.catalog.read(name)
 
+    def query(self, sql: str, *, as_of: AsOf | None = None) -> pa.Table:
+        """Run one SELECT over the views of views.sql and return its rows.
+
+        Args:
+            sql: One SELECT or WITH statement; files outside the lake are out of its reach.
+            as_of: A time, or a version per table; the lake as it was then.
+
+        Raises:
+            CatalogQueryError: the text is not one SELECT, or it failed; one line with the fix.
+        """
+        files = {table: self.catalog.file_uris(table, as_of=as_of) for table in TABLES}
+        return query.run_query(sql, files, root=self.uri, filesystem=self._filesystem)
+
+    def publish_views(self) -> str | None:
+        """Rebuild ROOT/catalog.duckdb over the live files and return its path; None on S3."""
+        if is_remote(self.uri):
+            return None
+        path = Path(self.uri) / "catalog.duckdb"
+        views.publish(path, {table: self.catalog.file_uris(table) for table in TABLES})
+        return str(path)
+
+    def put_plan(self, run_id: str, plan: pa.Table) -> bool:
+        """Store a plan under identity.run_id(plan); False where it is there already."""
+        return plans.put_plan(self._objects, run_id, plan)
+
+    def get_plan(self, run_id: str) -> pa.Table:
+        """Return a stored plan, checked against its run_id."""
+        return plans.get_plan(self._objects, run_id)
+
+    def new_plan(
+        self, planned: Iterable[plans.PlannedSource], *, recipe_id: str, shard_cost: float
+    ) -> tuple[str, pa.Table]:
+        """Plan what is still to do, store the plan, and return its run_id with it.
+
+        The same work gives the same run until that run is published; then the next generation.
+        """
+        items = list(planned)
+        generation = 0
+        while True:
+            plan = plans.make_plan(
+                items, recipe_id=recipe_id, shard_cost=shard_cost, generation=generation
+            )
+            run_id = identity.run_id(plan)
+            if not self.is_published(run_id):
+                self.put_plan(run_id, plan)
+                return run_id, plan
+            generation += 1
+
+    def done_segments(
+        self, recipe_id: str, video_ids: Collection[str] | None = None
+    ) -> dict[str, set[lookups.Span]]:
+        """Return, by video_id, the (start_us, end_us) that need no more work under a recipe."""
+        return lookups.done_segments(self.catalog, recipe_id, video_ids)
+
+    def known_videos(
+        self, sources: Iterable[Source], recipe_id: str
+    ) -> dict[str, lookups.KnownVideo]:
+        """Return, by source_id, the videos read before from files that have not changed since."""
+        return lookups.known_videos(self.catalog, sources, recipe_id)
+
+    def rejected_sources(self, recipe_id: str) -> set[tuple[str, int | None, str | None]]:
+        """Return (uri, size_bytes, version_token) of files rejected whole and for good."""
+        return lookups.rejected_sources(self.catalog, recipe_id)
+
+    def deleted_videos(self) -> set[str]:
+        """Return the video_ids that are deleted and stay so on a re-run."""
+        return lookups.deleted_videos(self.catalog)
+
+    def adapters_for(self, video_id: str, recipe_id: str) -> list[Row]:
+        """Return a video's adapter rows under a recipe, one per segment, in order of time."""
+        return lookups.adapters_for(self.catalog, video_id, recipe_id)
+
+    def latest_recipe(self) -> tuple[str, dict[str, Any]]:
+        """Return the id and the content of the recipe that closed a unit last."""
+        return lookups.latest_recipe(self.catalog)
+
+    def resolve_video(self, text: str) -> str:
+        """Return the video_id meant by an id, its first digits, a URI, a file name or a given id.
+
+        Raises:
+            VideoUnknownError: nothing fits, or several videos do; near matches are listed.
+        """
+        return lookups.resolve_video(self.catalog, text)
+
     def mark_published(self, run_id: str, payload: Mapping[str, Any]) -> bool:
         """Mark a run as published; True for the one caller who was first."""
         name = f"published/{run_id}.json"
@@ -105,6 +200,7 @@ def open_lake(
     Raises:
         LakeError: there is no lake and `create` is false, or the root cannot be used.
     """
+    refuse_credentials(str(uri))
     root = Path(uri).expanduser().absolute()
     catalog = Catalog(str(root / "catalog"), storage_options=storage_options)
     lake = Lake(uri=str(root), objects=LocalObjectStore(root), catalog=catalog)

@@ -1,0 +1,187 @@
+"""What the pipeline asks of the catalog, as functions with parameters instead of SQL text."""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.catalog import Catalog
+from storage.errors import CatalogError, VideoUnknownError
+from storage.manifest import Source
+from storage.schemas import Row
+
+Span = tuple[int, int]
+
+_UNIT: Final = ["run_id", "shard", "unit"]
+_SOURCE: Final = ["uri", "size_bytes", "version_token"]
+_ASKED: Final = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("version_token", pa.string()),
+    ]
+)
+_PREFIX: Final = re.compile(r"[0-9a-f]{4,64}")
+_NEAR: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownVideo:
+    """What the catalog knows of an unchanged file."""
+
+    video_id: str
+    duration_us: int | None
+    """Duration under the recipe asked for; None where that recipe has not met the video."""
+
+
+def done_segments(
+    catalog: Catalog, recipe_id: str, video_ids: Collection[str] | None = None
+) -> dict[str, set[Span]]:
+    """Return the spans of each video that need no more work under a recipe.
+
+    Only closed units count: what a dead run left half-committed is done again, and its adapters
+    are then taken over by `commit_unit`.
+    """
+    where = (pc.field("recipe_id") == recipe_id) & pc.field("is_done")
+    if video_ids is not None:
+        where = where & pc.field("video_id").isin(sorted(video_ids))
+    columns = [*_UNIT, "video_id", "start_us", "end_us"]
+    rows = catalog.read("segments", columns=columns, where=where)
+    closed = catalog.read("runs", columns=_UNIT, where=pc.field("event") == "unit")
+    rows = rows.join(closed, keys=_UNIT, join_type="left semi")
+    done: dict[str, set[Span]] = {}
+    for video_id, start_us, end_us in _tuples(rows, "video_id", "start_us", "end_us"):
+        done.setdefault(video_id, set()).add((start_us, end_us))
+    return done
+
+
+def known_videos(
+    catalog: Catalog, sources: Iterable[Source], recipe_id: str
+) -> dict[str, KnownVideo]:
+    """Return, by source_id, the videos that were read before from these very files.
+
+    A file is the same where uri, size and version token are; those need not be read again.
+    """
+    asked = pa.Table.from_pylist(
+        [
+            {name: getattr(source, name) for name in ["source_id", *_SOURCE]}
+            for source in sources
+            if source.version_token is not None
+        ],
+        schema=_ASKED,
+    )
+    columns = [*_SOURCE, "video_id"]
+    read = catalog.read("sources", columns=columns, where=pc.field("video_id").is_valid())
+    same = read.join(asked, keys=_SOURCE, join_type="inner")
+    facts = catalog.read(
+        "videos",
+        columns=["video_id", "duration_us"],
+        where=(pc.field("recipe_id") == recipe_id) & pc.field("video_id").isin(same["video_id"]),
+    )
+    durations = dict(_tuples(facts, "video_id", "duration_us"))
+    return {
+        source_id: KnownVideo(video_id=video_id, duration_us=durations.get(video_id))
+        for source_id, video_id in _tuples(same, "source_id", "video_id")
+    }
+
+
+def rejected_sources(catalog: Catalog, recipe_id: str) -> set[tuple[str, int | None, str | None]]:
+    """Return (uri, size_bytes, version_token) of files rejected whole and for good by a recipe."""
+    where = (pc.field("recipe_id") == recipe_id) & pc.field("is_terminal")
+    where = where & pc.field("adapter_key").is_null() & pc.field("uri").is_valid()
+    return set(_tuples(catalog.read("rejects", columns=_SOURCE, where=where), *_SOURCE))
+
+
+def deleted_videos(catalog: Catalog) -> set[str]:
+    """Return the videos whose last tombstone deletes them."""
+    rows = catalog.read("tombstones", columns=["video_id", "sequence", "is_deleted"])
+    last = {
+        video_id: is_deleted
+        for _, video_id, is_deleted in sorted(_tuples(rows, "sequence", "video_id", "is_deleted"))
+    }
+    return {video_id for video_id, is_deleted in last.items() if is_deleted}
+
+
+def adapters_for(catalog: Catalog, video_id: str, recipe_id: str) -> list[Row]:
+    """Return a video's adapter rows under a recipe, one per segment, in order of time."""
+    where = (pc.field("video_id") == video_id) & (pc.field("recipe_id") == recipe_id)
+    if video_id in deleted_videos(catalog):
+        return []
+    rows = catalog.read("adapters", where=where).to_pylist()
+    best: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda r: (r["start_us"], r["adapter_sha256"])):
+        best.setdefault(row["adapter_key"], row)
+    return list(best.values())
+
+
+def latest_recipe(catalog: Catalog) -> tuple[str, dict[str, Any]]:
+    """Return the id and the content of the recipe that closed a unit last.
+
+    Raises:
+        CatalogError: no unit was closed yet.
+    """
+    where = pc.field("event") == "unit"
+    rows = catalog.read("runs", columns=["created_at", "recipe_id", "recipe"], where=where)
+    if not rows.num_rows:
+        raise CatalogError("runs: no unit was committed yet; run `video2lora internalize` first")
+    recipe_id = max(_tuples(rows, "created_at", "recipe_id"))[1]
+    texts = rows.filter(pc.field("recipe_id") == recipe_id)["recipe"].drop_null()
+    return recipe_id, json.loads(texts[0].as_py()) if len(texts) else {}
+
+
+def resolve_video(catalog: Catalog, text: str) -> str:
+    """Return the video_id meant by an id, an id's first digits, a URI, a file name or a given id.
+
+    Raises:
+        VideoUnknownError: nothing fits, or several videos do; the message lists near matches.
+    """
+    path = str(Path(text).expanduser().absolute()) if text else text
+    where = (pc.field("uri") == text) | (pc.field("uri") == path) | (pc.field("given_id") == text)
+    where = where | pc.ends_with(pc.field("uri"), pattern=f"/{text}")
+    if _PREFIX.fullmatch(text):
+        where = where | pc.starts_with(pc.field("video_id"), pattern=text)
+    columns = ["created_at", "uri", "video_id", "given_id"]
+    rows = catalog.read("videos", columns=columns, where=where)
+    # A file that was replaced has a row for each content: the last one is meant.
+    last: dict[str, str] = {
+        uri: video_id for _, uri, video_id in sorted(_tuples(rows, *columns[:3]))
+    }
+    last = {**last, **{v: v for v in rows["video_id"].to_pylist() if _is_prefix(text, v)}}
+    exact = last.get(text) or last.get(path)
+    found = {exact} if exact else set(last.values())
+    if len(found) == 1 and not found & deleted_videos(catalog):
+        return found.pop()
+    raise VideoUnknownError(_unresolved(catalog, text, found))
+
+
+def _is_prefix(text: str, video_id: str) -> bool:
+    return _PREFIX.fullmatch(text) is not None and video_id.startswith(text)
+
+
+def _unresolved(catalog: Catalog, text: str, found: set[str]) -> str:
+    if len(found) > 1:
+        ids = ", ".join(sorted(video_id[:12] for video_id in found)[:_NEAR])
+        return f"video {text!r}: {len(found)} videos fit ({ids}); give more digits or the whole URI"
+    if found:
+        return f"video {text!r}: it was deleted; internalize another, or restore it first"
+    rows = catalog.read("videos", columns=["uri", "video_id"])
+    names = {
+        PurePosixPath(uri).name: video_id for uri, video_id in _tuples(rows, "uri", "video_id")
+    }
+    near = difflib.get_close_matches(PurePosixPath(text).name, names, n=_NEAR, cutoff=0.4)
+    near = near or sorted(names)[:_NEAR]
+    listed = ", ".join(f"{name} ({names[name][:12]})" for name in near)
+    if not listed:
+        return f"video {text!r}: the catalog holds no video; run `video2lora internalize` first"
+    return f"video {text!r}: not in the catalog; near matches: {listed}"
+
+
+def _tuples(rows: pa.Table, *columns: str) -> Sequence[tuple[Any, ...]]:
+    return list(zip(*(rows[column].to_pylist() for column in columns), strict=True))

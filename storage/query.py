@@ -1,0 +1,72 @@
+"""SQL from users: one SELECT, locked down.
+
+DuckDB's own parser says how many statements there are and of which kind. Files outside the lake,
+extensions, settings and Python variables are out of reach before the user's text is run.
+"""
+
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from storage.errors import CatalogQueryError
+from storage.views import Files, create_views
+
+_OFFLINE: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+    "temp_directory": "",
+}
+
+
+def run_query(sql: str, files: Files, *, root: str, filesystem: Any = None) -> pa.Table:
+    """Run one SELECT over the views of a lake and return its rows.
+
+    Args:
+        sql: What the user typed.
+        files: The live files of each table.
+        root: The one directory whose files may be read.
+        filesystem: The fsspec file system of a root that is not local.
+
+    Raises:
+        CatalogQueryError: the text is not one SELECT, or it failed.
+    """
+    with duckdb.connect(config=_OFFLINE) as connection:
+        statement = _only_select(connection, sql)
+        if filesystem is not None:
+            connection.register_filesystem(filesystem)
+        create_views(connection, files)
+        _lock(connection, root)
+        try:
+            return connection.sql(statement).to_arrow_table()
+        except duckdb.Error as error:
+            raise CatalogQueryError(_failed(error)) from error
+
+
+def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    try:
+        statements = connection.extract_statements(sql)
+    except duckdb.Error as error:
+        raise CatalogQueryError(_failed(error)) from error
+    kinds = [statement.type.name for statement in statements]
+    if kinds != ["SELECT"]:
+        found = ", ".join(kinds) or "nothing"
+        raise CatalogQueryError(
+            f"sql: exactly one SELECT or WITH statement is allowed (found {found}); "
+            "write one query, without changes or settings"
+        )
+    return statements[0]
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, root: str) -> None:
+    directory = root.rstrip("/").replace("'", "''")
+    connection.execute(f"SET allowed_directories = ['{directory}/']")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _failed(error: duckdb.Error) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2] if len(lines) > 1 and lines[1].startswith("Did you") else lines[:1])
+    return f"sql: {said}; correct the query (`select * from duckdb_views()` lists the views)"

@@ -1,0 +1,107 @@
+"""SQL views over the live files of a lake, in memory and in ROOT/catalog.duckdb.
+
+catalog.duckdb holds no rows, only views, so that it can be replaced at each publish while others
+read it: an open DuckDB writer would shut out every reader. Paths in it are absolute.
+"""
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from storage.errors import LakeError
+from storage.schemas import table_schema
+
+# Written for DuckDB 1.0, the oldest that must open it; 2.0 would write a format 1.5 cannot read.
+_FORMAT: Final = "v1.0.0"
+
+_TYPES: Final = {
+    pa.string(): "VARCHAR",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+}
+
+Files = Mapping[str, Sequence[str]]
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+    """Create `raw.<table>` over each table's live files, and the views of views.sql over those."""
+    connection.execute("CREATE SCHEMA raw")
+    for table, uris in files.items():
+        connection.execute(f"CREATE VIEW raw.{table} AS {_live_rows(table, uris)}")
+    connection.execute(Path(__file__).with_name("views.sql").read_text(encoding="utf-8"))
+
+
+def describe_views() -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return name, description and (column, SQL type) pairs of every view, in the file's order."""
+    from storage.schemas import TABLES
+
+    with duckdb.connect() as connection:
+        create_views(connection, dict.fromkeys(TABLES, ()))
+        views = connection.execute(
+            "SELECT view_name, comment FROM duckdb_views() "
+            "WHERE schema_name = 'main' AND NOT internal ORDER BY view_oid"
+        ).fetchall()
+        return [(name, comment, _columns(connection, name)) for name, comment in views]
+
+
+def publish(path: Path, files: Files) -> None:
+    """Replace the file of views at `path` atomically."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}.duckdb")
+    try:
+        with duckdb.connect() as connection:
+            target = _quoted(str(temporary))
+            # Attached under the name it has when opened, so that no other name gets into a view.
+            connection.execute(f"ATTACH {target} AS {path.stem} (STORAGE_VERSION '{_FORMAT}')")
+            connection.execute(f"USE {path.stem}")
+            create_views(connection, files)
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {path.stem}")
+        temporary.replace(path)
+        _sync(path.parent)
+    except (OSError, duckdb.Error) as error:
+        raise LakeError(f"{path}: cannot publish the views ({error}); check space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, view: str) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in connection.execute(f"DESCRIBE {view}").fetchall()]
+
+
+def _live_rows(table: str, uris: Sequence[str]) -> str:
+    nulls = ", ".join(
+        f"CAST(NULL AS {_sql_type(field.type)}) AS {field.name}" for field in table_schema(table)
+    )
+    # The empty first branch gives every column, also those that no live file has yet.
+    empty = f"SELECT {nulls} WHERE false"
+    if not uris:
+        return empty
+    listed = ", ".join(_quoted(uri) for uri in uris)
+    options = "union_by_name = true, hive_partitioning = false"
+    return f"{empty} UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], {options})"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_TYPES[kind.value_type]}[]"
+    return _TYPES[kind]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
