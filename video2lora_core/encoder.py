@@ -112,7 +112,7 @@ def stream_blocks(
     consume: Consume,
 ) -> None:
     """Run the decoder on `embeddings` up to the last of `layers`, handing on each one's input."""
-    _refuse_adapted(vlm)
+    refuse_adapted(vlm)
     blocks = vlm.model.model.text_model.layers
     handles = []
     try:
@@ -151,6 +151,16 @@ def check_frames(
         )
 
 
+def refuse_adapted(vlm: Vlm) -> None:
+    """Refuse a model with an adapter injected: frames are only shown to the frozen model."""
+    hooks = (hook for m in vlm.model.modules() for hook in m._forward_hooks.values())
+    if any(isinstance(hook, LowRankUpdate) for hook in hooks):
+        raise UsageError(
+            f"features: {vlm.name} has an adapter injected (expected the frozen model alone); "
+            "leave the `with adapted` block first"
+        )
+
+
 class _EnoughError(Exception):
     """Ends a forward whose remaining blocks nobody needs; never leaves this module."""
 
@@ -175,13 +185,4 @@ def _check_layers(vlm: Vlm, layers: Sequence[int]) -> None:
             f"features: layers go from {layers[0]} to {layers[-1]} (expected 0 to "
             f"{vlm.num_layers - 1}, the decoder blocks of {vlm.name}); use the VLM that the "
             "hypernetwork was trained for"
-        )
-
-
-def _refuse_adapted(vlm: Vlm) -> None:
-    hooks = (hook for m in vlm.model.modules() for hook in m._forward_hooks.values())
-    if any(isinstance(hook, LowRankUpdate) for hook in hooks):
-        raise UsageError(
-            f"features: {vlm.name} has an adapter injected (expected the frozen model alone); "
-            "leave the `with adapted` block first"
         )
