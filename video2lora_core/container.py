@@ -40,6 +40,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream = _video_stream(container, path)
         # Two threads cost 22% more processor time: the parallelism is over videos.
         stream.codec_context.thread_count = 1
+        # A stream may also grow later: the decoder itself refuses such frames.
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         yield container, stream
     finally:
         container.close()

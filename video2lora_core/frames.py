@@ -13,7 +13,7 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
-from video2lora_core import pyav_decoder
+from video2lora_core import decord_decoder, pyav_decoder
 from video2lora_core.errors import UsageError
 from video2lora_core.picking import pick
 from video2lora_core.probe import VideoProbe, probe
@@ -30,6 +30,7 @@ __all__ = ["DECODERS", "SegmentFrames", "SegmentReject", "VideoProbe", "decode",
 
 DECODERS: dict[str, Callable[[Path], Generator[DecodedFrame | Damage]]] = {
     "pyav": pyav_decoder.decoded_frames,
+    "decord": decord_decoder.decoded_frames,
 }
 
 

@@ -104,10 +104,8 @@ class _Picker:
             yield from self._close(next_us)
 
     def _is_hole(self, before: DecodedFrame, after: DecodedFrame) -> bool:
-        return (
-            before.is_corrupt
-            or after.is_corrupt
-            or any(before.t_us <= damage.t_us <= after.t_us for damage in self.damages)
+        return any(frame.is_corrupt or frame.is_displaced for frame in (before, after)) or any(
+            before.t_us <= damage.t_us <= after.t_us for damage in self.damages
         )
 
     def _show(self, frame: DecodedFrame) -> None:
@@ -124,7 +122,7 @@ class _Picker:
         assert self.open is not None
         closing, end_us = self.open, self.open.segment.end_us
         for damage in self.damages:
-            if damage.t_us < end_us:
+            if damage.is_lost and damage.t_us < end_us:
                 closing.count(damage)
         self.damages = [damage for damage in self.damages if damage.t_us >= end_us]
         yield closing.close(seen_end_us=seen_end_us)

@@ -7,7 +7,16 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from video2lora_core.container import open_video
-from video2lora_core.pyav_decoder import ceil_us, decoded, find_start
+from video2lora_core.errors import Reason, VideoError
+from video2lora_core.pyav_decoder import (
+    Failure,
+    Start,
+    ceil_us,
+    decoded,
+    find_start,
+    packets,
+    usual_duration,
+)
 
 MAX_DURATION_US = 24 * 3600 * 1_000_000
 
@@ -39,38 +48,71 @@ class VideoProbe:
     pixel_format: str
 
 
-def probe(path: Path) -> VideoProbe:
+def probe(path: Path, *, max_duration_us: int = MAX_DURATION_US) -> VideoProbe:
     """Open a video and decode its first frame.
 
-    The duration is the stream's, else the container's less its start.
+    The duration is the stream's, else the container's less its start; where neither is given, or
+    it is above `max_duration_us`, the packets are read once without decoding.
 
     Raises:
-        VideoError: it cannot be opened or decoded.
+        VideoError: it cannot be opened (see `open_video`) or decoded (NO_FRAMES,
+            UNSUPPORTED_CODEC), is a STILL_IMAGE, or lasts too long (DURATION_BOGUS) or for a time
+            that cannot be found out (DURATION_UNKNOWN).
     """
     with open_video(path) as (container, stream):
-        duration_us = _claimed_duration_us(container, stream)
-        start = find_start(decoded(container, stream), path)
-        frame = start.frame
-        is_turned = frame.rotation // 90 % 2 == 1
         assert stream.time_base is not None
+        claimed_us = _claimed_duration_us(container, stream)
+        start = find_start(decoded(container, stream), path)
+        is_plausible = 0 < claimed_us <= max_duration_us
+        is_turned = start.frame.rotation // 90 % 2 == 1
         return VideoProbe(
-            duration_us=duration_us,
+            duration_us=claimed_us if is_plausible else _scan(path, start, limit=max_duration_us),
             origin_us=ceil_us(start.origin, stream.time_base),
-            width_px=frame.height if is_turned else frame.width,
-            height_px=frame.width if is_turned else frame.height,
-            rotation_deg=frame.rotation,
-            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            width_px=start.frame.height if is_turned else start.frame.width,
+            height_px=start.frame.width if is_turned else start.frame.height,
+            rotation_deg=start.frame.rotation,
+            fps=_fps(stream, start),
             codec=stream.codec_context.name,
             container=container.format.name,
-            pixel_format=frame.format.name,
+            pixel_format=start.frame.format.name,
         )
 
 
+def _fps(stream: VideoStream, start: Start) -> float:
+    # Without timestamps (a bare H.264 stream) the average is a made-up 25.
+    is_timed = start.frame.pts is not None
+    return float((is_timed and stream.average_rate) or stream.guessed_rate or 0)
+
+
 def _claimed_duration_us(container: InputContainer, stream: VideoStream) -> int:
+    assert stream.time_base is not None
     if stream.duration is not None and stream.duration > 0:
-        assert stream.time_base is not None
         return ceil_us(stream.duration, stream.time_base)
-    if container.duration is not None and container.duration > 0:
+    if container.duration is not None:
         # Matroska's duration counts from 0, not from its first frame.
         return container.duration - max(0, container.start_time or 0)
     return 0
+
+
+def _scan(path: Path, start: Start, *, limit: int) -> int:
+    """Find the duration from the packets, as far as the last of them."""
+    num_packets, end, untimed = 0, start.origin, 0
+    with open_video(path) as (container, stream):
+        assert stream.time_base is not None
+        for packet in packets(container, stream):
+            if isinstance(packet, Failure) or packet.size == 0:
+                continue
+            num_packets += 1
+            duration = packet.duration or usual_duration(stream)
+            untimed += duration
+            if packet.pts is not None:
+                end = max(end, packet.pts + duration)
+        duration_us = ceil_us(max(end - start.origin, 0) or untimed, stream.time_base)
+    if num_packets == 1:
+        raise VideoError(Reason.STILL_IMAGE, f"{path.name}: one frame and no duration")
+    if duration_us <= 0:
+        raise VideoError(Reason.DURATION_UNKNOWN, f"{path.name}: neither header nor packets tell")
+    if duration_us > limit:
+        detail = f"{path.name}: {duration_us / 1e6:.0f} s (expected at most {limit / 1e6:.0f} s)"
+        raise VideoError(Reason.DURATION_BOGUS, detail)
+    return duration_us

@@ -6,11 +6,12 @@ HEVC in every library.
 """
 
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import chain
+from heapq import heappop, heappush
+from itertools import chain, count
 from pathlib import Path
 
 import av
@@ -28,19 +29,23 @@ from video2lora_core.segment_frames import Damage, DecodedFrame
 
 # A demuxer that fails this often without a packet in between has lost the file.
 MAX_READ_FAILURES = 64
+# After lost packets a decoder gives frames out of order, displaced by one or two.
+REORDER_DEPTH = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """A packet that could not be read or decoded.
+    """A packet that could not be read or decoded, or that its container calls corrupt.
 
     Attributes:
         pts: presentation time in the stream's time base, None where unknown.
         duration: in the stream's time base, None or 0 where unknown.
+        is_lost: it gave no frame.
     """
 
     pts: int | None
     duration: int | None
+    is_lost: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,28 +74,50 @@ def decoded_frames(path: Path) -> Generator[DecodedFrame | Damage]:
         items = decoded(container, stream)
         start = find_start(items, path)
         clock = _Clock(stream, origin=start.origin)
-        for item in chain(start.failures, [start.frame], items):
-            yield clock.damage(item) if isinstance(item, Failure) else clock.frame(item)
+        yield from _in_order(
+            clock.damage(item) if isinstance(item, Failure) else clock.frame(item)
+            for item in chain(start.failures, [start.frame], items)
+        )
 
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | Failure]:
-    """Yield each frame as the decoder gives it, and each packet that gave none by its damage."""
+    """Yield each frame as the decoder gives it, and each damaged packet."""
     has_key = False
-    for packet in _packets(container, stream):
+    for packet in packets(container, stream):
         if isinstance(packet, Failure):
             yield packet
             continue
         has_key = has_key or packet.is_keyframe
+        frames: list[av.VideoFrame] = []
+        is_lost = False
         try:
             frames = packet.decode()
         except EndOfFile:
-            continue
+            pass
         except FFmpegError:
-            # A recording joined between two key frames begins with packets nobody could decode.
-            if has_key and not packet.is_discard:
-                yield Failure(pts=packet.pts, duration=packet.duration)
-            continue
+            is_lost = True
+        # A recording joined between two key frames begins with packets nobody could decode.
+        if (is_lost or packet.is_corrupt) and has_key and not packet.is_discard:
+            yield Failure(pts=packet.pts, duration=packet.duration, is_lost=is_lost)
         yield from frames
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | Failure]:  # type: ignore[type-arg]  # generic in the stubs only
+    """Yield each packet of the stream, reading on after what cannot be read; the last are empty."""
+    num_failures = 0
+    found = container.demux(stream)
+    while num_failures < MAX_READ_FAILURES:
+        try:
+            packet = next(found)
+        except (StopIteration, EndOfFile):
+            return
+        except FFmpegError:
+            num_failures += 1
+            yield Failure(pts=None, duration=None)
+            found = container.demux(stream)
+            continue
+        num_failures = 0
+        yield packet
 
 
 def find_start(items: Iterator[av.VideoFrame | Failure], path: Path) -> Start:
@@ -117,31 +144,39 @@ def ceil_us(time: int, time_base: Fraction) -> int:
     return -(-time * time_base.numerator * 1_000_000 // time_base.denominator)
 
 
+def usual_duration(stream: VideoStream) -> int:
+    """Return how long a frame lasts by the stream's rate, in its time base; 0 where unknown."""
+    rate = stream.guessed_rate or stream.average_rate
+    assert stream.time_base is not None
+    return math.ceil(1 / (rate * stream.time_base)) if rate else 0
+
+
 def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel"]:
     """Convert a frame to RGB, turned as it is meant to be seen: FFmpeg's decoder does not."""
     try:
-        stored = frame.to_ndarray(format="rgb24")
+        # By default a small frame takes 40 times as long: threads are started for each conversion.
+        stored = frame.to_ndarray(format="rgb24", threads=1)
     except (FFmpegError, ValueError) as error:
         detail = f"no conversion from {frame.format.name} to RGB"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail) from error
     return np.rot90(stored, k=frame.rotation // 90)
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | Failure]:  # type: ignore[type-arg]  # generic in the stubs only
-    num_failures = 0
-    packets = container.demux(stream)
-    while num_failures < MAX_READ_FAILURES:
-        try:
-            packet = next(packets)
-        except (StopIteration, EndOfFile):
-            return
-        except FFmpegError:
-            num_failures += 1
-            yield Failure(pts=None, duration=None)
-            packets = container.demux(stream)
+def _in_order(items: Iterable[DecodedFrame | Damage]) -> Generator[DecodedFrame | Damage]:
+    waiting: list[tuple[int, int, DecodedFrame]] = []
+    latest_us = 0
+    number = count()
+    for item in items:
+        if isinstance(item, Damage):
+            yield item
             continue
-        num_failures = 0
-        yield packet
+        frame = replace(item, is_displaced=True) if item.t_us < latest_us else item
+        latest_us = max(latest_us, frame.t_us)
+        heappush(waiting, (frame.t_us, next(number), frame))
+        if len(waiting) > REORDER_DEPTH:
+            yield heappop(waiting)[-1]
+    for *_, frame in sorted(waiting, key=lambda entry: entry[:2]):
+        yield frame
 
 
 class _Clock:
@@ -152,8 +187,7 @@ class _Clock:
         self._time_base = stream.time_base
         self._origin = origin
         self._next = origin
-        rate = stream.guessed_rate or stream.average_rate
-        self._usual_duration = math.ceil(1 / (rate * self._time_base)) if rate else 0
+        self._usual_duration = usual_duration(stream)
 
     def frame(self, frame: av.VideoFrame) -> DecodedFrame:
         pts = self._next if frame.pts is None else frame.pts
@@ -171,7 +205,7 @@ class _Clock:
         if failure.pts is None:
             return Damage(t_us=self._us(self._next), end_us=self._us(self._next))
         end = failure.pts + (failure.duration or self._usual_duration)
-        return Damage(t_us=self._us(failure.pts), end_us=self._us(end))
+        return Damage(t_us=self._us(failure.pts), end_us=self._us(end), is_lost=failure.is_lost)
 
     def _us(self, time: int) -> int:
         return ceil_us(time - self._origin, self._time_base)

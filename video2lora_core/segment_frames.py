@@ -34,6 +34,7 @@ class DecodedFrame:
         width_px: stored width.
         height_px: stored height.
         is_corrupt: the decoder says it is damaged.
+        is_displaced: it came out after a later one, which only damage nearby explains.
         rgb: converts it, upright, to uint8 [height, width, channel].
     """
 
@@ -43,14 +44,23 @@ class DecodedFrame:
     height_px: int
     is_corrupt: bool
     rgb: Callable[[], np.ndarray]
+    is_displaced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
-    """Stored data at `[t_us, end_us)` that gave no frame."""
+    """Stored data at `[t_us, end_us)` that is damaged.
+
+    Attributes:
+        t_us: where it begins, in microseconds after the first frame.
+        end_us: where it ends.
+        is_lost: no frame came of it. Otherwise it is only a sign of loss nearby: a transport stream
+            marks the packet after a break, which may be whole.
+    """
 
     t_us: int
     end_us: int
+    is_lost: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
