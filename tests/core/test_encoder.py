@@ -8,12 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import SmolVLMForConditionalGeneration
 
 from tests.core.tiny_vlm import COMPACT, PIXELS, load_tiny_vlm, write_tiny_vlm
 from video2lora_core.adapter import Adapter, Factors
-from video2lora_core.encoder import look, place, stream_blocks, stream_features
+from video2lora_core.encoder import Consume, look, place, stream_blocks, stream_features
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
+from video2lora_core.hypernetwork import (
+    Hypernetwork,
+    HypernetworkConfig,
+    LayerFactors,
+    TargetModule,
+)
 from video2lora_core.inject import adapted
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm, internalization_ids, load_vlm
@@ -116,14 +122,14 @@ def test_frames_of_one_colour_are_frames_not_padding(vlm: Vlm, level: int):
     assert all(torch.equal(found[layer], expected[layer]) for layer in LAYERS)
 
 
-def test_features_and_their_padding_equal_the_references(tmp_path: Path):
-    golden = load_file(GOLDEN / "features.safetensors")
-    config = SmolVLMConfig.from_pretrained(GOLDEN)
+@pytest.fixture(scope="module")
+def golden_vlm(vlm: Vlm) -> Vlm:
+    """The golden model; its prompts are ids already, so any tokenizer will do."""
     model = SmolVLMForConditionalGeneration.from_pretrained(GOLDEN, attn_implementation="eager")
-    base = load_tiny_vlm(tmp_path)
-    vlm = replace(base, model=model.eval(), image_tokens_per_frame=4, name="golden")
-    assert config.image_token_id == vlm.image_token_id
-    found: dict[int, Tensor] = {}
+    return replace(vlm, model=model.eval(), name="golden")
+
+
+def golden_stream(vlm: Vlm, golden: dict[str, Tensor], consume: Consume) -> None:
     with torch.no_grad():
         visual_tokens = look(vlm, golden["pixel_values"].flatten(0, 1))
         stream_blocks(
@@ -131,12 +137,45 @@ def test_features_and_their_padding_equal_the_references(tmp_path: Path):
             place(vlm, golden["input_ids"], visual_tokens),
             attention_mask=golden["attention_mask"],
             layers=(0, 1, 2, 3),
-            consume=found.__setitem__,
+            consume=consume,
         )
+
+
+def test_features_of_a_padded_batch_equal_the_references(golden_vlm: Vlm):
+    golden = load_file(GOLDEN / "features.safetensors")
+    found: dict[int, Tensor] = {}
+    golden_stream(golden_vlm, golden, found.__setitem__)
     real = golden["feature_mask"].bool()
     for layer, x in found.items():
         expected = golden["features"][:, layer]
         assert torch.allclose(x[real], expected[real], rtol=0, atol=2e-5)
+
+
+def test_frames_to_factors_equal_the_references_end_to_end(golden_vlm: Vlm):
+    golden = load_file(GOLDEN / "features.safetensors")
+    config = HypernetworkConfig(
+        d_model=64,
+        layers=(0, 1, 2, 3),
+        modules=(TargetModule(name="down_proj", d_in=96, d_out=64),),
+        rank=4,
+        scaling=16.0,
+        d_latent=16,
+        num_latents=8,
+        num_cross_blocks=3,
+    )
+    hypernetwork = Hypernetwork(config)
+    hypernetwork.load_state_dict(load_file(GOLDEN.parent / "hyper_down/hypernet.safetensors"))
+    made: list[LayerFactors] = []
+    golden_stream(
+        golden_vlm,
+        golden,
+        lambda layer, x: made.append(
+            hypernetwork.layer_factors(layer, x, golden["feature_mask"])["down_proj"]
+        ),
+    )
+    for side, layers in zip("AB", zip(*made, strict=True), strict=True):
+        expected = golden[f"raw.down_proj.{side}"]
+        assert torch.allclose(torch.stack(layers, dim=1), expected, rtol=0, atol=2e-5)
 
 
 def test_no_block_runs_from_the_last_covered_one_on(vlm: Vlm):
