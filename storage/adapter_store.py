@@ -67,6 +67,7 @@ class AdapterStore:
     def settle(self, sha256s: Iterable[str]) -> None:
         """Write again what a clean-up took between `put` and the commit of these adapters."""
         for sha256 in sha256s:
+            self._created.discard(sha256)
             data = self._found.pop(sha256, None)
             if data is not None and not self._objects.exists(_adapter_name(sha256)):
                 self._objects.create(_adapter_name(sha256), data)

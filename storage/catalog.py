@@ -8,7 +8,7 @@ CommitFailedError and the decision is made anew.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -31,8 +31,15 @@ AsOf = datetime | Mapping[str, int]
 class Catalog:
     """The tables under ROOT/catalog. One instance serves one thread."""
 
-    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
-        """Use the tables below `uri`; nothing is opened yet."""
+    def __init__(
+        self,
+        uri: str,
+        *,
+        storage_options: Mapping[str, str] | None = None,
+        before_write: Callable[[], None] | None = None,
+    ) -> None:
+        """Use the tables below `uri`; `before_write` may refuse writing by raising."""
+        self._before_write = before_write or _nothing
         self._uri = uri.rstrip("/")
         self._options = dict(storage_options or {})
         self._open: dict[str, DeltaTable] = {}
@@ -107,6 +114,7 @@ class Catalog:
         return f"{self._uri}/{table}"
 
     def _writable(self, table: str) -> DeltaTable:
+        self._before_write()
         handle = self._readable(table)
         if handle is not None:
             return handle
@@ -166,6 +174,10 @@ class Catalog:
             schema_mode="merge" if is_wider else None,
             commit_properties=properties,
         )
+
+
+def _nothing() -> None:
+    """Refuse nothing."""
 
 
 def _failed(verb: str, table: str, error: Exception) -> str:

@@ -38,6 +38,7 @@ class UnitCommitter:
         transaction = (f"{run_id}:{shard}", unit)
         closed = self._catalog.committed("runs", transaction[0])
         if closed >= unit:
+            self._check_same_unit(rows, run_id=run_id, shard=shard, unit=unit)
             return "already"
         _check_unit(rows, run_id=run_id, shard=shard, unit=unit, closed=closed)
         common = {**common, "run_id": run_id, "shard": shard, "unit": unit}
@@ -50,8 +51,20 @@ class UnitCommitter:
                 self._catalog.append(table, tables[table], transaction=transaction)
         closing = _closing_row(rows, committed, tables, common)
         is_ours = self._catalog.append("runs", [closing], transaction=transaction)
-        self._adapters.settle(row["adapter_sha256"] for row in committed)
+        self._adapters.settle(row["adapter_sha256"] for row in [*committed, *own])
         return "committed" if is_ours else "already"
+
+    def _check_same_unit(self, rows: UnitRows, **place: Any) -> None:
+        own = {row["adapter_key"] for row in _given(rows, "adapters", ())}
+        if not own:
+            return
+        where = _same_unit(place)
+        closed = self._catalog.read("segments", columns=["adapter_key"], where=where)
+        if not own <= set(closed["adapter_key"].to_pylist()):
+            raise UnitOrderError(
+                f"unit {place['unit']} of shard {place['shard']} of run {place['run_id'][:12]}: it "
+                "was closed with other segments; cut the units of a run the same in every attempt"
+            )
 
     def _commit_adapters(
         self, own: Sequence[Row], common: Row, transaction: tuple[str, int]

@@ -22,7 +22,8 @@ from storage.errors import LakeError
 from storage.identity import canonical_json
 from storage.manifest import Source, refuse_credentials
 from storage.object_store import LocalObjectStore, ObjectStore
-from storage.remote import is_remote
+from storage.remote import delta_options, file_system, is_remote
+from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
 
 
@@ -142,10 +143,18 @@ class Lake:
             generation += 1
 
     def done_segments(
-        self, recipe_id: str, video_ids: Collection[str] | None = None
+        self,
+        recipe_id: str,
+        video_ids: Collection[str] | None = None,
+        *,
+        except_run: str | None = None,
     ) -> dict[str, set[lookups.Span]]:
-        """Return, by video_id, the (start_us, end_us) that need no more work under a recipe."""
-        return lookups.done_segments(self.catalog, recipe_id, video_ids)
+        """Return, by video_id, the (start_us, end_us) that need no more work under a recipe.
+
+        Cut a run's units from what remains after `except_run=run_id`: that is the same in every
+        attempt, because the run's own progress does not change it.
+        """
+        return lookups.done_segments(self.catalog, recipe_id, video_ids, except_run=except_run)
 
     def known_videos(
         self, sources: Iterable[Source], recipe_id: str
@@ -201,14 +210,37 @@ def open_lake(
         LakeError: there is no lake and `create` is false, or the root cannot be used.
     """
     refuse_credentials(str(uri))
-    root = Path(uri).expanduser().absolute()
-    catalog = Catalog(str(root / "catalog"), storage_options=storage_options)
-    lake = Lake(uri=str(root), objects=LocalObjectStore(root), catalog=catalog)
+    lake = _remote(str(uri), storage_options) if is_remote(str(uri)) else _local(Path(uri), create)
     if create:
-        root.mkdir(parents=True, exist_ok=True)
-        catalog.create()
-    elif not catalog.exists():
+        lake.catalog.create()
+    elif not lake.catalog.exists():
         raise LakeError(
             f"{uri}: no lake here; check the path, or run `video2lora internalize` first"
         )
     return lake
+
+
+def _local(directory: Path, create: bool) -> Lake:
+    root = directory.expanduser().absolute()
+    try:
+        if create:
+            root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LakeError(f"{root}: cannot create the lake ({error.strerror}); check it") from error
+    catalog = Catalog(str(root / "catalog"))
+    return Lake(uri=str(root), objects=LocalObjectStore(root), catalog=catalog)
+
+
+def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
+    root = uri.rstrip("/")
+    if not root.startswith("s3://"):
+        scheme = root.partition("://")[0]
+        raise LakeError(f"{uri}: no lake lives on {scheme}://; give a directory or s3://")
+    files = file_system(root, storage_options)
+    objects = S3ObjectStore(root, files)
+    catalog = Catalog(
+        f"{root}/catalog",
+        storage_options=delta_options(storage_options),
+        before_write=objects.require_conditional_create,
+    )
+    return Lake(uri=root, objects=objects, catalog=catalog, filesystem=files)

@@ -42,17 +42,24 @@ class KnownVideo:
 
 
 def done_segments(
-    catalog: Catalog, recipe_id: str, video_ids: Collection[str] | None = None
+    catalog: Catalog,
+    recipe_id: str,
+    video_ids: Collection[str] | None = None,
+    *,
+    except_run: str | None = None,
 ) -> dict[str, set[Span]]:
     """Return the spans of each video that need no more work under a recipe.
 
     Only closed units count: what a dead run left half-committed is done again, and its adapters
-    are then taken over by `commit_unit`.
+    are then taken over by `commit_unit`. Without the units of `except_run` the answer is what was
+    done when that run was planned, so every attempt cuts the same units.
     """
     where = (pc.field("recipe_id") == recipe_id) & pc.field("is_done")
     if video_ids is not None:
         where = where & pc.field("video_id").isin(sorted(video_ids))
     columns = [*_UNIT, "video_id", "start_us", "end_us"]
+    if except_run is not None:
+        where = where & (pc.field("run_id") != except_run)
     rows = catalog.read("segments", columns=columns, where=where)
     closed = catalog.read("runs", columns=_UNIT, where=pc.field("event") == "unit")
     rows = rows.join(closed, keys=_UNIT, join_type="left semi")

@@ -43,6 +43,10 @@ class ObjectStore(Protocol):
         """List the files below a folder, temporary ones left out."""
         ...
 
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        ...
+
 
 class LocalObjectStore:
     """Files in a local directory."""
@@ -100,6 +104,10 @@ class LocalObjectStore:
         for path in sorted((self._root / folder).rglob("*")):
             if path.is_file() and not path.name.startswith(_TEMPORARY_PREFIX):
                 yield path.relative_to(self._root).as_posix()
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        (self._root / name).unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

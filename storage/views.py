@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.errors import LakeError
-from storage.schemas import table_schema
+from storage.schemas import TABLES, table_schema
 
 # Written for DuckDB 1.0, the oldest that must open it; 2.0 would write a format 1.5 cannot read.
 _FORMAT: Final = "v1.0.0"
@@ -34,15 +34,18 @@ Files = Mapping[str, Sequence[str]]
 def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     """Create `raw.<table>` over each table's live files, and the views of views.sql over those."""
     connection.execute("CREATE SCHEMA raw")
-    for table, uris in files.items():
-        connection.execute(f"CREATE VIEW raw.{table} AS {_live_rows(table, uris)}")
+    for table in files:
+        connection.execute(f"CREATE VIEW raw.{table} AS {_live_rows(table, ())}")
     connection.execute(Path(__file__).with_name("views.sql").read_text(encoding="utf-8"))
+    # The files come last: making a view opens every file of every view below it.
+    for table, uris in files.items():
+        if uris:
+            live_rows = _live_rows(table, uris)
+            connection.execute(f"CREATE OR REPLACE VIEW raw.{table} AS {live_rows}")
 
 
 def describe_views() -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Return name, description and (column, SQL type) pairs of every view, in the file's order."""
-    from storage.schemas import TABLES
-
     with duckdb.connect() as connection:
         create_views(connection, dict.fromkeys(TABLES, ()))
         views = connection.execute(
