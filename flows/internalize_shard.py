@@ -15,6 +15,11 @@ def internalize_shard(
         internalize_units, config, run_id=run_id, shard=shard, attempt_id=attempt_id
     )
     composed = engine.step(
-        compose_videos, config, run_id=run_id, shard=shard, attempt_id=attempt_id
+        compose_videos,
+        config,
+        run_id=run_id,
+        shard=shard,
+        unit=internalized.num_planned_units,
+        attempt_id=attempt_id,
     )
     return internalized + composed

@@ -39,6 +39,8 @@ class ShardSummary:
     """Rejects written in this attempt."""
     num_units: int = 0
     """Units committed in this attempt."""
+    num_planned_units: int = 0
+    """Units of the plan, whoever committed them."""
     num_compositions: int = 0
     """Compositions written in this attempt."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class ShardSummary:
             num_segments=self.num_segments + other.num_segments,
             num_rejects=self.num_rejects + other.num_rejects,
             num_units=self.num_units + other.num_units,
+            num_planned_units=self.num_planned_units + other.num_planned_units,
             num_compositions=self.num_compositions + other.num_compositions,
             seconds=dict(seconds),
         )

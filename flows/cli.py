@@ -1,0 +1,247 @@
+"""`video2lora ...`: parse, load the config, call a flow or a query, print.
+
+Nothing heavy is imported before a command needs it: `--help` loads neither torch nor Prefect.
+Every error ends as one line on stderr and exit code 1; a wrong call ends with code 2.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="video2lora",
+    help="Turn videos into LoRA adapters, and ask a frozen model about them without any visual"
+    " token.",
+    epilog="Start with `video2lora demo`. Every command has `--help` with examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Lake = Annotated[
+    str, typer.Option("--lake", help="The lake: a directory or s3://bucket/prefix.", metavar="URI")
+]
+Model = Annotated[
+    str, typer.Option("--model", help="A name of configs/models, or a model config's path.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed program."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again, what is done stays done", code=130)
+    except Exception as error:  # the edge: whatever happened ends as one line
+        if "--traceback" in sys.argv:
+            raise
+        _fail(_one_line(error), code=1)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"video2lora {version('video2lora')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="On an error show Python's whole traceback.")
+    ] = False,
+) -> None:
+    """Turn videos into LoRA adapters, and ask a frozen model about them."""
+
+
+@app.command(epilog="**Example**  `video2lora internalize videos/ --lake my-lake`")
+def internalize(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(
+            help="A directory, a glob in quotes, one video, or a manifest (.parquet, .jsonl, .csv)."
+        ),
+    ] = None,
+    lake: Annotated[
+        str | None,
+        typer.Option("--lake", help="The lake: a directory or s3://bucket/prefix.", metavar="URI"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run config (YAML); flags win over it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A name of configs/models, or a path.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="local, prefect, or auto: prefect where a Prefect API is configured, else local.",
+        ),
+    ] = None,
+    decoder: Annotated[str | None, typer.Option("--decoder", help="pyav or decord.")] = None,
+    corpus_name: Annotated[
+        str | None, typer.Option("--corpus-name", help="Name of the corpus in the catalog.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn the videos of a corpus into adapters in a lake.
+
+    Videos that the lake holds already are neither read nor decoded again. A video that cannot be
+    used becomes a row of the `rejects` table, and the rest goes on.
+    """
+    from configs.load import load_internalize_config
+    from flows.console import show_run, showing_progress
+    from flows.run import run_internalize
+
+    overrides: dict[str, Any] = {
+        "corpus": corpus,
+        "lake": lake,
+        "model": model,
+        "engine": engine,
+        "decoder": decoder,
+        "corpus_name": corpus_name,
+    }
+    settings = load_internalize_config(config, overrides)
+    with showing_progress():
+        summary = run_internalize(settings)
+    show_run(summary, lake=settings.lake, as_json=as_json)
+
+
+@app.command(
+    epilog="**Examples**  `video2lora ask street.mp4 'What colour is the car?' --lake my-lake`"
+    "  ·  `video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake`"
+)
+def ask(
+    video: Annotated[
+        str, typer.Argument(help="A video id or its first digits, a path or URI, or a file name.")
+    ],
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    lake: Lake,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start of the span: SS, MM:SS or H:MM:SS.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="End of the span.")] = None,
+    model: Model = "tiny",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show segments, tokens and time.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about a video from its adapters alone.
+
+    Without a span the whole video is composed; with one, only the segments that it meets.
+    """
+    from flows.api import open_lake
+    from flows.clock import parse_time_us
+    from flows.console import show_answer
+
+    opened = open_lake(lake, model=model)
+    picked = opened.pick(
+        video,
+        start_s=parse_time_us(start) / 1e6 if start else None,
+        end_s=parse_time_us(end) / 1e6 if end else None,
+    )
+    adapter = opened.compose([row["adapter_sha256"] for row in picked.rows])
+    found = opened.ask(question, adapter=adapter, max_new_tokens=max_new_tokens)
+    show_answer(found, picked, is_verbose=verbose, as_json=as_json)
+
+
+@app.command(
+    epilog="**Examples**  `video2lora sql 'select * from videos limit 5' --lake my-lake`"
+    "  ·  `video2lora sql 'select reason, count(*) from rejects group by 1' --lake my-lake`"
+)
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT statement, in quotes.")],
+    lake: Lake,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+) -> None:
+    """Query the catalog: videos, segments, adapters, compositions, rejects, runs and more."""
+    from flows.api import open_lake
+    from flows.console import show_table
+
+    show_table(open_lake(lake).sql(query), as_json=as_json, as_csv=as_csv)
+
+
+@app.command(epilog="**Example**  `video2lora train --config configs/train/tiny.yaml`")
+def train(
+    config: Annotated[Path, typer.Option("--config", help="A training config (YAML).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where checkpoints and curves go.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint in --out.")
+    ] = True,
+) -> None:
+    """Train a model's hypernetwork (for the embedded default its vision-language model too)."""
+    from tasks import train as training
+
+    training.run(config, out, resume)
+
+
+@app.command(
+    epilog="**Examples**  `video2lora demo`  ·  `video2lora demo --video holiday.mp4 --question"
+    " 'What is seen?'`"
+)
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the demo's files go.")] = Path(
+        "demo-lake"
+    ),
+    video: Annotated[
+        Path | None, typer.Option("--video", help="Your own video, in place of generated ones.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", help="What to ask about your own video.")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="prefect or local.")] = "prefect",
+    model: Model = "tiny",
+    num_videos: Annotated[int, typer.Option("--num-videos", help="Generated videos.", min=1)] = 12,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
+) -> None:
+    """Show the whole method on generated videos, or on a video of your own.
+
+    Renders mp4 files that no training has seen, runs them through the flow, shows the catalog by
+    SQL, and asks questions: from the adapters, with the video in context, and blind.
+    """
+    from flows.demo import DemoSettings, run_demo
+
+    run_demo(
+        DemoSettings(
+            out=out,
+            video=video,
+            question=question,
+            engine=engine,
+            model=model,
+            num_videos=num_videos,
+            seed=seed,
+        )
+    )
+
+
+def _fail(message: str, *, code: int) -> None:
+    typer.echo(f"Error: {message}", err=True)
+    raise SystemExit(code)
+
+
+def _one_line(error: Exception) -> str:
+    from storage.errors import StorageError
+    from video2lora_core.errors import Video2LoraError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, Video2LoraError | StorageError):
+        return text
+    return f"{type(error).__name__}: {text}; run again with --traceback to see where"
+
+
+if __name__ == "__main__":
+    main()

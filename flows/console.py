@@ -1,0 +1,188 @@
+"""What the command line prints: tables, summaries, progress.
+
+A terminal gets colour and a bar; a pipe gets plain lines, wide tables and no control characters.
+"""
+
+import csv
+import dataclasses
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
+    import pyarrow as pa
+
+    from tasks.pick_adapters import Picked
+    from tasks.progress import Event
+    from tasks.summary import RunSummary
+    from video2lora_core.answer import Answer
+
+_PIPE_WIDTH = 240
+_PIPE_PAUSE_S = 10.0
+_MAX_CELL = 48
+
+
+def make_console(*, is_error: bool = False) -> Console:
+    """Return a console for stdout or stderr that does not fold lines in a pipe."""
+    stream = sys.stderr if is_error else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+class ProgressLine:
+    """Counts what the steps report, and says it in one line."""
+
+    def __init__(self) -> None:
+        """Start with nothing done."""
+        self.counts: Counter[Event] = Counter()
+
+    def text(self) -> str:
+        """Return the counts as people read them."""
+        counts = self.counts
+        line = f"{counts['segments']} segments"
+        return f"{line}, {counts['rejects']} rejects" if counts["rejects"] else line
+
+
+@contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show the progress of the steps that run inside the `with` block, on stderr."""
+    console = make_console(is_error=True)
+    if console.is_terminal:
+        with _bar(console):
+            yield
+    else:
+        with _lines(console):
+            yield
+
+
+def show_run(summary: "RunSummary", *, lake: str, as_json: bool) -> None:
+    """Print what a run did."""
+    if as_json:
+        sys.stdout.write(json.dumps({"lake": lake, **dataclasses.asdict(summary)}) + "\n")
+        return
+    console = make_console()
+    plan, shards = summary.plan, summary.shards
+    console.print(
+        f"{plan.num_sources} videos listed, {plan.num_done} of them done before; "
+        f"{shards.num_segments} segments internalized, {shards.num_compositions} compositions, "
+        f"{shards.num_rejects} rejects"
+    )
+    if shards.num_rejects:
+        console.print(
+            f"  see why: video2lora sql 'select uri, reason, detail from open_rejects' "
+            f"--lake {lake}"
+        )
+    spent = {"plan": plan.seconds, **shards.seconds, "publish": summary.published.seconds}
+    console.print("seconds: " + ", ".join(f"{kind} {s:.1f}" for kind, s in spent.items()))
+    if summary.published.catalog:
+        console.print(f"catalog: {summary.published.catalog}")
+
+
+def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json: bool) -> None:
+    """Print an answer, and where asked what it came from."""
+    spans = [(row["start_us"] / 1e6, row["end_us"] / 1e6) for row in picked.rows]
+    video_id = picked.video_id
+    figures = {
+        "num_prompt_tokens": answer.num_prompt_tokens,
+        "num_visual_tokens": answer.num_visual_tokens,
+        "num_new_tokens": answer.num_new_tokens,
+        "time_to_first_token_s": answer.time_to_first_token_s,
+    }
+    if as_json:
+        document = {"answer": answer.text, "video_id": video_id, "segments_s": spans, **figures}
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    console = make_console()
+    console.print(answer.text, markup=False)
+    if is_verbose:
+        shown = ", ".join(f"{start:g}-{end:g} s" for start, end in spans)
+        console.print(f"  video          {video_id[:12]}")
+        console.print(f"  segments       {len(spans)}: {shown}")
+        console.print(f"  prompt tokens  {answer.num_prompt_tokens}")
+        console.print(f"  visual tokens  {answer.num_visual_tokens}")
+        console.print(f"  first token    {answer.time_to_first_token_s * 1000:.1f} ms")
+
+
+def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False) -> None:
+    """Print the rows of a query."""
+    if as_json:
+        sys.stdout.write(json.dumps(rows.to_pylist(), default=str) + "\n")
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows.column_names)
+        writer.writerows(row.values() for row in rows.to_pylist())
+    else:
+        console = make_console()
+        console.print(make_table(rows.column_names, [list(r.values()) for r in rows.to_pylist()]))
+        console.print(f"{rows.num_rows} row{'' if rows.num_rows == 1 else 's'}")
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> Table:
+    """Lay rows out as a table, numbers to the right, long values shortened."""
+    table = Table(title=title or None, title_justify="left")
+    for index, name in enumerate(columns):
+        is_number = any(isinstance(row[index], int | float) for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    # What a catalog holds is shown as it is: no markup, no control characters.
+    text = "".join(char if char.isprintable() else " " for char in text).replace("[", "\\[")
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 3] + "..."
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[None]:
+    from tasks.progress import listening
+
+    line = ProgressLine()
+    columns = (
+        TextColumn("internalizing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("videos  {task.fields[line]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        shown = progress.add_task("", total=None, line="planning")
+
+        def listen(event: "Event", count: int) -> None:
+            line.counts[event] += count
+            total = line.counts["videos_planned"]
+            progress.update(shown, total=total, completed=line.counts["videos"], line=line.text())
+
+        with listening(listen):
+            yield
+
+
+@contextmanager
+def _lines(console: Console) -> Iterator[None]:
+    from tasks.progress import listening
+
+    line = ProgressLine()
+    last_s = time.monotonic()
+
+    def listen(event: "Event", count: int) -> None:
+        nonlocal last_s
+        line.counts[event] += count
+        if time.monotonic() - last_s >= _PIPE_PAUSE_S:
+            last_s = time.monotonic()
+            done, total = line.counts["videos"], line.counts["videos_planned"]
+            console.print(f"internalizing: {done} of {total} videos, {line.text()}")
+
+    with listening(listen):
+        yield

@@ -1,0 +1,66 @@
+"""The same flows through Prefect: what a deployment runs, and what `--engine prefect` calls.
+
+Steps become tasks whose inputs and results are settings, ids and counts. Nothing is cached by
+Prefect (it would hash every input): whether work is done is the catalog's to say, so a flow may be
+retried, resubmitted or run twice at any time.
+"""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from configs.schema import InternalizeConfig
+from flows.internalize_corpus import internalize_corpus
+from flows.internalize_shard import internalize_shard
+from tasks.summary import RunSummary, ShardSummary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class PrefectEngine:
+    """Wraps steps as tasks and shards as flows of their own."""
+
+    name = "prefect"
+
+    def step(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the step as a task; a storage hiccup is tried again, a user's error is not."""
+        as_task = task(
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=2,
+            retry_delay_seconds=5,
+            retry_condition_fn=_is_worth_a_retry,
+        )
+        return as_task(function)(*args, **kwargs)
+
+    def run_shard(
+        self, config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+    ) -> ShardSummary:
+        """Run the shard's flow in this process."""
+        return internalize_shard_flow(config, run_id=run_id, shard=shard, attempt_id=attempt_id)
+
+
+@flow(name="internalize-corpus", persist_result=False, validate_parameters=True)
+def internalize_corpus_flow(config: InternalizeConfig) -> RunSummary:
+    """Internalize every video of a corpus that the lake does not hold under this recipe."""
+    return internalize_corpus(config, PrefectEngine())
+
+
+@flow(name="internalize-shard", persist_result=False, validate_parameters=True)
+def internalize_shard_flow(
+    config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+) -> ShardSummary:
+    """Do one shard of a run: one process, one device."""
+    return internalize_shard(
+        config, PrefectEngine(), run_id=run_id, shard=shard, attempt_id=attempt_id
+    )
+
+
+def _is_worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Files and networks fail for a moment; what we raise ourselves stays wrong."""
+    return isinstance(state.result(raise_on_failure=False), OSError)

@@ -1,0 +1,124 @@
+"""Meet a source: from a file to what it is (video_id), how long it is, and its segments.
+
+Only what the catalog does not know is read. Whatever is wrong with a file becomes a reason.
+"""
+
+from dataclasses import dataclass
+
+from configs.schema import SegmentConfig
+from storage.manifest import Source
+from tasks.known import Known, plan_segments
+from tasks.source_file import SourceFile
+from video2lora_core.content import content_id
+from video2lora_core.errors import Reason, VideoError
+from video2lora_core.frames import VideoProbe, probe
+from video2lora_core.segments import Segment
+
+# Trying again later may help: the file comes back, the network heals, the machine has more memory.
+_TRANSIENT = frozenset(
+    {
+        Reason.SRC_NOT_FOUND,
+        Reason.SRC_IO,
+        Reason.DEVICE_OOM,
+        Reason.DECODE_TIMEOUT,
+        Reason.DECODE_CRASH,
+        Reason.DECODE_OOM,
+        Reason.ADAPTER_MISSING,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reject:
+    """Why a video or a segment was not processed."""
+
+    reason: Reason
+    detail: str
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether trying again under this recipe is no use."""
+        return self.reason not in _TRANSIENT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetVideo:
+    """A source after it was looked at."""
+
+    source: Source
+    video_id: str | None
+    """None where the file could not be read."""
+    duration_us: int | None
+    """None where it is rejected."""
+    probe: VideoProbe | None
+    """None where the catalog knew the video already, or it is rejected."""
+    segments: tuple[Segment, ...]
+    """What tiles the video; empty where it is rejected."""
+    reject: Reject | None
+    """Why the whole video cannot be used."""
+    is_read: bool
+    """Whether its bytes were read for this."""
+    is_new: bool
+    """Whether the catalog did not say all this before."""
+
+
+def meet_video(file: SourceFile, known: Known, rule: SegmentConfig) -> MetVideo:
+    """Find out what a source is, reading no more than the catalog leaves open."""
+    source = file.source
+    earlier = known.rejected.get(source.source_id)
+    if earlier is not None:
+        reject = Reject(reason=Reason(earlier["reason"]), detail=earlier["detail"] or "")
+        return _rejected(source, earlier["video_id"], reject)
+    video = known.videos.get(source.source_id)
+    if video is not None and video.duration_us is not None:
+        return MetVideo(
+            source=source,
+            video_id=video.video_id,
+            duration_us=video.duration_us,
+            probe=None,
+            segments=plan_segments(video.duration_us, rule),
+            reject=None,
+            is_read=False,
+            is_new=False,
+        )
+    return _read(file, video.video_id if video else None, rule)
+
+
+def _read(file: SourceFile, video_id: str | None, rule: SegmentConfig) -> MetVideo:
+    is_read = video_id is None
+    try:
+        video_id = video_id or content_id(file.path())
+        found = probe(file.path())
+    except VideoError as error:
+        reject = Reject(reason=error.reason, detail=error.detail)
+        return _rejected(file.source, video_id, reject, is_read=is_read, is_new=True)
+    return MetVideo(
+        source=file.source,
+        video_id=video_id,
+        duration_us=found.duration_us,
+        probe=found,
+        segments=plan_segments(found.duration_us, rule),
+        reject=None,
+        is_read=is_read,
+        is_new=True,
+    )
+
+
+def _rejected(
+    source: Source,
+    video_id: str | None,
+    reject: Reject,
+    *,
+    is_read: bool = False,
+    is_new: bool = False,
+) -> MetVideo:
+    return MetVideo(
+        source=source,
+        video_id=video_id,
+        duration_us=None,
+        probe=None,
+        segments=(),
+        reject=reject,
+        is_read=is_read,
+        is_new=is_new,
+    )

@@ -1,0 +1,75 @@
+"""A configured model: what it is (hashes of its files), and itself, loaded once per process."""
+
+import functools
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from configs.schema import ModelConfig
+from video2lora_core.adapter import Factors
+from video2lora_core.checkpoint import Checkpoint, load_checkpoint
+from video2lora_core.hypernetwork import Hypernetwork
+from video2lora_core.pixels import PixelSpec
+from video2lora_core.prompts import SMOLVLM2, PromptLayout
+from video2lora_core.vlm import Vlm, load_vlm
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A frozen VLM with the hypernetwork that was trained for it, on one device."""
+
+    vlm: Vlm
+    checkpoint: Checkpoint
+
+    @property
+    def hypernetwork(self) -> Hypernetwork:
+        """The trained network, features to factors."""
+        return self.checkpoint.hypernetwork
+
+    def bias(self) -> dict[str, Factors]:
+        """Return the bias adapter's factors, which every answer needs exactly once."""
+        return self.hypernetwork.bias_factors()
+
+
+def load_model(config: ModelConfig) -> LoadedModel:
+    """Load VLM and hypernetwork; the last model stays loaded for this process's next step."""
+    return _load_once(config.model_dump_json())
+
+
+def prompt_layout(config: ModelConfig) -> PromptLayout:
+    """Return the template strings that the config names or holds."""
+    return SMOLVLM2 if config.prompt == "smolvlm2" else PromptLayout.from_mapping(config.prompt)
+
+
+def pixel_spec(config: ModelConfig) -> PixelSpec:
+    """Return the config's way from frames to pixels."""
+    return PixelSpec(**config.pixels.model_dump())
+
+
+# One entry: a worker process serves one model, and a shard's steps and its next shards reuse it.
+@functools.lru_cache(maxsize=1)
+def _load_once(config_json: str) -> LoadedModel:
+    config = ModelConfig.model_validate_json(config_json)
+    device = _device(config.vlm.device)
+    vlm = load_vlm(
+        config.vlm.path or config.vlm.hub_id or "",
+        revision=config.vlm.revision,
+        layout=prompt_layout(config),
+        pixel_spec=pixel_spec(config),
+        dtype=getattr(torch, config.vlm.dtype),
+        device=device,
+        attention=config.vlm.attention,
+    )
+    checkpoint = load_checkpoint(config.checkpoint)
+    checkpoint.hypernetwork.to(device).eval().requires_grad_(False)
+    logger.info("model %s: loaded on %s", config.name, device)
+    return LoadedModel(vlm=vlm, checkpoint=checkpoint)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name

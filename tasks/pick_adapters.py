@@ -1,0 +1,113 @@
+"""Which adapters answer a question: those of this model, of this video, of this span."""
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from storage.lake import Lake
+from storage.schemas import Row
+from tasks.recipe import ModelIdentity
+from video2lora_core.errors import ModelMismatchError, UsageError
+from video2lora_core.segments import Segment, meeting
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picked:
+    """A video's adapters that meet a span."""
+
+    video_id: str
+    recipe_id: str
+    rows: tuple[Row, ...]
+    """Adapter rows in order of time."""
+
+
+def pick_adapters(
+    lake: Lake,
+    video: str,
+    *,
+    model: ModelIdentity,
+    start_us: int | None = None,
+    end_us: int | None = None,
+) -> Picked:
+    """Find a video's adapters that fit a model, and of these the ones that meet a span.
+
+    Args:
+        lake: where to look.
+        video: an id, its first digits, a path or URI, a file name or a given id.
+        model: the model that is to use them.
+        start_us: start of the span; None is the start of the video.
+        end_us: end of the span; None is the end of the video.
+
+    Raises:
+        VideoUnknownError: no such video, or several.
+        ModelMismatchError: the video's adapters were made for another model or checkpoint.
+        UsageError: the span lies outside the video.
+    """
+    video_id = lake.resolve_video(video)
+    recipe_id = fitting_recipe(lake, video_id, model)
+    rows = lake.adapters_for(video_id, recipe_id)
+    segments = {Segment(start_us=row["start_us"], end_us=row["end_us"]): row for row in rows}
+    if start_us is None and end_us is None:
+        return Picked(video_id=video_id, recipe_id=recipe_id, rows=tuple(rows))
+    duration_us = _duration_us(lake, video_id)
+    start_us, end_us = start_us or 0, duration_us if end_us is None else end_us
+    if start_us >= duration_us or end_us > duration_us:
+        raise UsageError(
+            f"span: {start_us / 1e6:g} s to {end_us / 1e6:g} s is outside the video (it lasts "
+            f"{duration_us / 1e6:g} s); give --from and --to inside it"
+        )
+    met = meeting(list(segments), start_us=start_us, end_us=end_us)
+    return Picked(
+        video_id=video_id, recipe_id=recipe_id, rows=tuple(segments[segment] for segment in met)
+    )
+
+
+def fitting_recipe(lake: Lake, video_id: str, model: ModelIdentity) -> str:
+    """Return the recipe of a video's adapters that this model made; of several the last used.
+
+    Raises:
+        ModelMismatchError: there are adapters, but of other models or checkpoints.
+        UsageError: the video has no adapter at all.
+    """
+    rows = lake.catalog.read(
+        "adapters",
+        columns=("recipe_id", "created_at", "checkpoint_sha256", "model_weights_sha256"),
+        where=pc.field("video_id") == video_id,
+    ).to_pylist()
+    if not rows:
+        raise UsageError(
+            f"video {video_id[:_SHOWN]}: it has no adapter, every segment was rejected; see "
+            "`video2lora sql 'select * from open_rejects'`"
+        )
+    fitting = [row for row in rows if _fits(row, model)]
+    if not fitting:
+        raise ModelMismatchError(_mismatch(rows[0], video_id, model))
+    return str(max(fitting, key=lambda row: row["created_at"])["recipe_id"])
+
+
+def _fits(row: Row, model: ModelIdentity) -> bool:
+    return (row["checkpoint_sha256"], row["model_weights_sha256"]) == (
+        model.checkpoint_sha256,
+        model.weights_sha256,
+    )
+
+
+def _mismatch(row: Row, video_id: str, model: ModelIdentity) -> str:
+    what, found, expected = (
+        ("checkpoint", row["checkpoint_sha256"], model.checkpoint_sha256)
+        if row["checkpoint_sha256"] != model.checkpoint_sha256
+        else ("model weights", row["model_weights_sha256"], model.weights_sha256)
+    )
+    return (
+        f"video {video_id[:_SHOWN]}: its adapters were made with another {what} (found "
+        f"{found[:_SHOWN]}, the configured model has {expected[:_SHOWN]}); give the --model that "
+        "made them, or internalize the video with this one"
+    )
+
+
+def _duration_us(lake: Lake, video_id: str) -> int:
+    where = pc.field("video_id") == video_id
+    rows = lake.catalog.read("videos", columns=("duration_us",), where=where)
+    return int(pc.max(rows["duration_us"]).as_py())

@@ -1,0 +1,97 @@
+"""The recipe: everything that decides an adapter's content, and nothing that does not.
+
+It is made from file hashes and settings alone, so planning needs no loaded model. Model ids,
+device, attention kernel and batch size are provenance: they stand in the adapters' rows.
+"""
+
+import functools
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from configs.load import load_model_config
+from configs.schema import InternalizeConfig, ModelConfig
+from storage import identity
+from tasks.models import pixel_spec, prompt_layout
+from video2lora_core.adapter import FORMAT_VERSION
+from video2lora_core.checkpoint import checkpoint_sha256
+from video2lora_core.model_files import files_sha256, find_files, require_files
+from video2lora_core.vlm import processor_sha256
+
+_SAMPLING_RULE = "centres of equal sub-spans"
+_DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelIdentity:
+    """What a model's files are, by their content."""
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    processor_sha256: str
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A recipe and its id, with the model it belongs to."""
+
+    recipe_id: str
+    content: dict[str, Any]
+    """What is hashed into the id."""
+    model: ModelConfig
+    identity: ModelIdentity
+
+
+def make_recipe(config: InternalizeConfig) -> Recipe:
+    """Return the recipe of a run config.
+
+    Raises:
+        UsageError: the model config or its files are not there.
+        CheckpointError: the hypernetwork checkpoint is not there or was altered.
+    """
+    model = load_model_config(config.model)
+    files = identify_model(model)
+    segments = model.segments
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model_weights_sha256": files.weights_sha256,
+        "tokenizer_sha256": files.tokenizer_sha256,
+        "processor_sha256": files.processor_sha256,
+        "checkpoint_sha256": files.checkpoint_sha256,
+        "internalization_prompt": prompt_layout(model).internalization_prompt,
+        "timestamps": prompt_layout(model).clock,
+        "segment_us": segments.segment_us,
+        "min_tail_us": segments.min_tail_us,
+        "num_frames": segments.num_frames,
+        "sampling_rule": _SAMPLING_RULE,
+        "decoder": config.decoder,
+        "decoder_version": _major_version(_DECODER_PACKAGES[config.decoder]),
+        "resize": model.pixels.resize,
+        "compute_dtype": model.vlm.dtype,
+        "stored_dtype": config.stored_dtype,
+    }
+    recipe_id = identity.recipe_id(content)
+    return Recipe(recipe_id=recipe_id, content=content, model=model, identity=files)
+
+
+def identify_model(model: ModelConfig) -> ModelIdentity:
+    """Hash a model's files, once per process."""
+    return _identify_once(model.model_dump_json())
+
+
+@functools.lru_cache(maxsize=8)
+def _identify_once(model_json: str) -> ModelIdentity:
+    model = ModelConfig.model_validate_json(model_json)
+    source = model.vlm.path or model.vlm.hub_id or ""
+    directory, _ = find_files(source, model.vlm.revision)
+    return ModelIdentity(
+        weights_sha256=files_sha256(require_files(directory, source)),
+        tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
+        processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
+        checkpoint_sha256=checkpoint_sha256(model.checkpoint),
+    )
+
+
+def _major_version(package: str) -> str:
+    return version(package).split(".")[0]
