@@ -63,7 +63,7 @@ format: setup
 	$(BIN)/ruff format .
 
 docs: setup
-	$(BIN)/python docs/build_catalog.py
+	$(BIN)/python -m storage.document_schemas docs/catalog.md
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -42,6 +43,20 @@ def test_every_link_resolves(pages: dict[Path, str]) -> None:
         for page, text in pages.items()
         for target in LINK.findall(without_code(text))
         if not target.startswith(("https://", "http://", "mailto:")) and broken(page, target, pages)
+    ]
+    assert wrong == []
+
+
+def test_every_page_that_the_code_names_exists(
+    sources: list[Any], pages: dict[Path, str], root: Path
+) -> None:
+    known = {page.name.lower() for page in pages}
+    wrong = [
+        f"{source.name}: {name}"
+        for source in sources
+        if source.package != "tests"
+        for name in re.findall(r"[\w./-]+\.md\b", source.text)
+        if not (root / name).exists() and name.lower() not in known
     ]
     assert wrong == []
 
