@@ -7,16 +7,15 @@ metadata; equal adapters give equal bytes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import safetensors.torch
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from video2lora_core.errors import AdapterError
+from video2lora_core.tensor_file import read_tensor_bytes, tensor_bytes
 
 FORMAT = "video2lora-adapter"
 FORMAT_VERSION = "1"
@@ -103,15 +102,11 @@ def adapter_bytes(adapter: Adapter, *, dtype: torch.dtype = torch.bfloat16) -> b
     Raises:
         AdapterError: the adapter contains the bias.
     """
-    if adapter.has_bias:
-        raise AdapterError(
-            "adapter_bytes: the adapter contains the bias, stored adapters never do; store the "
-            "composition from before with_bias"
-        )
+    require_no_bias("adapter_bytes", [adapter])
     tensors = {}
     for name, factors in adapter.factors.items():
-        tensors[f"{name}.A"] = factors.a.detach().to("cpu", dtype).contiguous()
-        tensors[f"{name}.B"] = factors.b.detach().to("cpu", dtype).contiguous()
+        tensors[f"{name}.A"] = factors.a.to(dtype)
+        tensors[f"{name}.B"] = factors.b.to(dtype)
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -121,7 +116,7 @@ def adapter_bytes(adapter: Adapter, *, dtype: torch.dtype = torch.bfloat16) -> b
         "rank": str(adapter.rank),
         "scaling": repr(float(adapter.scaling)),
     }
-    return _canonical(safetensors.torch.save(tensors, metadata=metadata))
+    return tensor_bytes(tensors, metadata=metadata)
 
 
 def adapter_from_bytes(data: bytes) -> Adapter:
@@ -131,13 +126,9 @@ def adapter_from_bytes(data: bytes) -> Adapter:
         AdapterError: the bytes are no such file, or one of another format version.
     """
     try:
-        tensors = safetensors.torch.load(data)
-        metadata = _header(data).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise AdapterError(
-            f"adapter_from_bytes: not a safetensors file ({error}, {len(data)} bytes); "
-            "fetch the adapter again"
-        ) from error
+        tensors, metadata = read_tensor_bytes(data)
+    except ValueError as error:
+        raise AdapterError(f"adapter_from_bytes: {error}; fetch the adapter again") from error
     found = (metadata.get("format"), metadata.get("format_version"), metadata.get("bias"))
     expected = (FORMAT, FORMAT_VERSION, "excluded")
     if found != expected:
@@ -153,6 +144,15 @@ def adapter_from_bytes(data: bytes) -> Adapter:
     )
 
 
+def require_no_bias(where: str, adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters that hold the bias where only segment factors belong."""
+    if any(adapter.has_bias for adapter in adapters):
+        raise AdapterError(
+            f"{where}: an adapter contains the bias already, it must be added exactly once; "
+            "compose and reduce first, add the bias last"
+        )
+
+
 def _paired(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
     names = sorted({key.rpartition(".")[0] for key in tensors})
     if {f"{name}.{side}" for name in names for side in "AB"} != set(tensors):
@@ -161,21 +161,6 @@ def _paired(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
             "module; fetch the adapter again"
         )
     return {name: Factors(a=tensors[f"{name}.A"], b=tensors[f"{name}.B"]) for name in names}
-
-
-def _header(data: bytes) -> dict[str, dict[str, str]]:
-    """The JSON at the head of a safetensors file, after its length as 8 little-endian bytes."""
-    length = int.from_bytes(data[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(data[8 : 8 + length])
-    return header
-
-
-def _canonical(data: bytes) -> bytes:
-    """Rewrite the header with sorted keys: safetensors orders the metadata at random."""
-    length = int.from_bytes(data[:8], "little")
-    text = json.dumps(_header(data), sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _moved(

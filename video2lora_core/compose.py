@@ -10,8 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from video2lora_core.adapter import Adapter, AdapterBatch, Factors
+from video2lora_core.adapter import Adapter, AdapterBatch, Factors, require_no_bias
 from video2lora_core.errors import AdapterError, UsageError
+from video2lora_core.reduction import svd, top_k
+
+__all__ = ["batch_from_factors", "bias_only", "concat", "stack", "svd", "top_k", "with_bias"]
 
 
 def concat(adapters: Sequence[Adapter], *, coefficients: Sequence[float] | None = None) -> Adapter:
@@ -22,7 +25,7 @@ def concat(adapters: Sequence[Adapter], *, coefficients: Sequence[float] | None 
             contain the bias (which must be added once, afterwards).
     """
     _require_alike("concat", adapters)
-    _require_no_bias("concat", adapters)
+    require_no_bias("concat", adapters)
     weights = [1.0] * len(adapters) if coefficients is None else list(coefficients)
     if len(weights) != len(adapters):
         raise UsageError(
@@ -47,11 +50,12 @@ def with_bias(adapter: Adapter, bias: Mapping[str, Factors]) -> Adapter:
     Raises:
         AdapterError: the adapter has its bias already, or the bias is of other shapes.
     """
-    _require_no_bias("with_bias", [adapter])
-    if set(bias) != set(adapter.factors):
+    require_no_bias("with_bias", [adapter])
+    expected, found = _outlines(adapter.factors), _outlines(bias)
+    if found != expected:
         raise AdapterError(
-            f"with_bias: the bias has modules {sorted(bias)}, the adapter "
-            f"{sorted(adapter.factors)}; use the bias of the adapter's own checkpoint"
+            f"with_bias: (layers, d_in, d_out) by module are {found} in the bias, {expected} in "
+            "the adapter; use the bias of the adapter's own checkpoint"
         )
     factors = {name: _joined(f, bias[name]) for name, f in adapter.factors.items()}
     return replace(adapter, factors=factors, has_bias=True)
@@ -102,7 +106,13 @@ def batch_from_factors(
     `factors` are [segment, layer, rank, d]; a group lists its segments. Each row is its segments'
     ranks, then the bias once (where given), then zeros up to the longest row.
     """
-    num_segments = next(iter(factors.values())).a.shape[0]
+    num_segments, _, rank, _ = next(iter(factors.values())).a.shape
+    _check_groups(groups, num_segments, has_bias=bias is not None)
+    if bias is not None and any(f.a.shape[-2] != rank for f in bias.values()):
+        raise AdapterError(
+            f"batch_from_factors: the bias has another rank than {rank}; use "
+            "the bias of the hypernetwork that made the factors"
+        )
     slots = max(len(group) for group in groups) + (bias is not None)
     zero = num_segments + (bias is not None)  # the bias stands in the pool after the segments
     tail = [num_segments] if bias is not None else []
@@ -116,6 +126,16 @@ def batch_from_factors(
         for name, f in factors.items()
     }
     return AdapterBatch(factors=gathered, layers=layers, scaling=scaling, has_bias=bias is not None)
+
+
+def _check_groups(groups: Sequence[Sequence[int]], num_segments: int, *, has_bias: bool) -> None:
+    members = [index for group in groups for index in group]
+    is_filled = bool(groups) and (has_bias or all(groups))
+    if not is_filled or not all(0 <= index < num_segments for index in members):
+        raise UsageError(
+            f"batch_from_factors: groups are {[list(group) for group in groups]}, expected lists "
+            f"of segments 0 to {num_segments - 1}; an empty one needs a bias"
+        )
 
 
 def _gather_ranks(segments: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
@@ -132,6 +152,10 @@ def _joined(first: Factors, second: Factors) -> Factors:
         a=torch.cat([first.a, second.a.to(first.a)], dim=-2),
         b=torch.cat([first.b, second.b.to(first.b)], dim=-2),
     )
+
+
+def _outlines(factors: Mapping[str, Factors]) -> dict[str, tuple[int, int, int]]:
+    return {n: (f.a.shape[-3], f.a.shape[-1], f.b.shape[-1]) for n, f in sorted(factors.items())}
 
 
 def _padded(factor: Tensor, rank: int) -> Tensor:
@@ -154,11 +178,3 @@ def _require_alike(where: str, adapters: Sequence[Adapter]) -> None:
                 f"{where}: adapters differ in {what} ({' vs '.join(sorted(values))}); "
                 "combine only adapters of one checkpoint"
             )
-
-
-def _require_no_bias(where: str, adapters: Sequence[Adapter]) -> None:
-    if any(adapter.has_bias for adapter in adapters):
-        raise AdapterError(
-            f"{where}: an adapter contains the bias already, it must be added exactly once; "
-            "compose first, add the bias last"
-        )

@@ -136,13 +136,17 @@ class Hypernetwork(nn.Module):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Build it and initialise it from `generator` (by default one seeded with 0)."""
+        """Build it and initialise it from `generator` (by default one seeded with 0).
+
+        On the meta device nothing is initialised: load a state dict with assign=True.
+        """
         super().__init__()
         self.config = config
         with torch.device("meta"):  # nothing is drawn from torch's global generator
             self._build(config)
-        self.to_empty(device=device)
-        self.reset_parameters(generator or torch.Generator(device).manual_seed(0))
+        if torch.device(device).type != "meta":
+            self.to_empty(device=device)
+            self.reset_parameters(generator or torch.Generator(device).manual_seed(0))
 
     def _build(self, config: HypernetworkConfig) -> None:
         perceiver = Perceiver(
