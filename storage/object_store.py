@@ -62,21 +62,10 @@ class LocalObjectStore:
     def create(self, name: str, data: bytes) -> bool:
         """Write beside the target, fsync, link under the final name, fsync the directory."""
         path = self._root / name
-        if path.exists():
-            return False
-        _make_directories(path.parent)
-        temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
-            _write_durably(temporary, data)
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
+            return not path.exists() and _publish(path, data)
         except OSError as error:
             raise ObjectError(_failed("write", path, error)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
-        return True
 
     def refresh(self, name: str, data: bytes) -> None:
         """Set the modification time to now; write the file again where it has vanished."""
@@ -108,6 +97,20 @@ class LocalObjectStore:
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
         (self._root / name).unlink(missing_ok=True)
+
+
+def _publish(path: Path, data: bytes) -> bool:
+    _make_directories(path.parent)
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        _write_durably(temporary, data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+    return True
 
 
 def _write_durably(path: Path, data: bytes) -> None:
