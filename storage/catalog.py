@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
@@ -18,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from storage.errors import CatalogError
+from storage.remote import is_remote
 from storage.schemas import TABLES, Row, rows_to_arrow, table_schema
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,11 @@ class Catalog:
     def file_uris(self, table: str, *, as_of: AsOf | None = None) -> list[str]:
         """Return the live Parquet files of a table; none where it does not exist."""
         handle = self._readable(table, as_of)
-        return [] if handle is None else sorted(handle.file_uris())
+        if handle is None:
+            return []
+        # delta-rs gives local paths percent-encoded, as if they were URIs.
+        decode = str if is_remote(self._uri) else unquote
+        return sorted(decode(uri) for uri in handle.file_uris())
 
     def _table_uri(self, table: str) -> str:
         table_schema(table)

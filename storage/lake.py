@@ -7,9 +7,10 @@
 The root is a local directory, or `s3://` with credentials from the environment.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import fsspec
 import pyarrow as pa
@@ -25,6 +26,10 @@ from storage.object_store import LocalObjectStore, ObjectStore
 from storage.remote import delta_options, file_system, is_remote
 from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
+
+# What makes delta-rs panic or look elsewhere: brackets and the like, control characters, %20.
+_UNSUPPORTED: Final = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+_S3_ROOT: Final = re.compile(r"s3://[A-Za-z0-9._-]+(/[A-Za-z0-9._=+-]+)*")
 
 
 class Lake:
@@ -104,8 +109,12 @@ class Lake:
         Raises:
             CatalogQueryError: the text is not one SELECT, or it failed; one line with the fix.
         """
-        files = {table: self.catalog.file_uris(table, as_of=as_of) for table in TABLES}
-        return query.run_query(sql, files, root=self.uri, filesystem=self._filesystem)
+        return query.run_query(
+            sql,
+            lambda: {table: self.catalog.file_uris(table, as_of=as_of) for table in TABLES},
+            root=self.uri,
+            filesystem=self._filesystem,
+        )
 
     def publish_views(self) -> str | None:
         """Rebuild ROOT/catalog.duckdb over the live files and return its path; None on S3."""
@@ -222,6 +231,9 @@ def open_lake(
 
 def _local(directory: Path, create: bool) -> Lake:
     root = directory.expanduser().absolute()
+    found = _UNSUPPORTED.search(str(root))
+    if found:
+        raise LakeError(f"{root}: tables cannot live in a path with {found[0]!r}; rename it")
     try:
         if create:
             root.mkdir(parents=True, exist_ok=True)
@@ -233,9 +245,11 @@ def _local(directory: Path, create: bool) -> Lake:
 
 def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
     root = uri.rstrip("/")
-    if not root.startswith("s3://"):
-        scheme = root.partition("://")[0]
-        raise LakeError(f"{uri}: no lake lives on {scheme}://; give a directory or s3://")
+    if not _S3_ROOT.fullmatch(root):
+        raise LakeError(
+            f"{uri}: no lake can live here; give a directory, or s3://bucket/prefix of letters, "
+            "digits and . _ - = +"
+        )
     files = file_system(root, storage_options)
     objects = S3ObjectStore(root, files)
     catalog = Catalog(

@@ -4,6 +4,7 @@ DuckDB's own parser says how many statements there are and of which kind. Files 
 extensions, settings and Python variables are out of reach before the user's text is run.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import duckdb
@@ -20,12 +21,14 @@ _OFFLINE: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 
 
-def run_query(sql: str, files: Files, *, root: str, filesystem: Any = None) -> pa.Table:
+def run_query(
+    sql: str, files: Callable[[], Files], *, root: str, filesystem: Any = None
+) -> pa.Table:
     """Run one SELECT over the views of a lake and return its rows.
 
     Args:
         sql: What the user typed.
-        files: The live files of each table.
+        files: Looks up the live files of each table, once the text is found to be one SELECT.
         root: The one directory whose files may be read.
         filesystem: The fsspec file system of a root that is not local.
 
@@ -36,7 +39,7 @@ def run_query(sql: str, files: Files, *, root: str, filesystem: Any = None) -> p
         statement = _only_select(connection, sql)
         if filesystem is not None:
             connection.register_filesystem(filesystem)
-        create_views(connection, files)
+        create_views(connection, files())
         _lock(connection, root)
         try:
             return connection.sql(statement).to_arrow_table()

@@ -20,7 +20,9 @@ class Rows:
     def video_id(self, name: str) -> str:
         return sha256_hex(name.encode())
 
-    def adapter(self, lake: Lake, video: str, position: int, *, content: str = "") -> dict[str, Any]:
+    def adapter(
+        self, lake: Lake, video: str, position: int, *, content: str = ""
+    ) -> dict[str, Any]:
         start_us = position * SEGMENT_US
         video_id = self.video_id(video)
         data = f"{video}/{position}/{content}".encode()
@@ -110,7 +112,7 @@ class Rows:
         return {"recipe_id": self.recipe_id, "attempt_id": "a", "worker": "w", **columns}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Rows:
     return Rows()
 
@@ -120,7 +122,7 @@ def lake(tmp_path: Path) -> Lake:
     return open_lake(tmp_path / "lake", create=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def commit(rows: Rows) -> Callable[..., str]:
     """Commit one unit of run "run", shard 0."""
 

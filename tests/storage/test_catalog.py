@@ -80,7 +80,11 @@ class Overtaken(Catalog):
 def test_of_two_writers_of_one_transaction_the_slower_one_notices(tmp_path: Path) -> None:
     slow = Overtaken(str(tmp_path))
     slow.create()
-    Overtaken.rival, Overtaken.transaction, Overtaken.num_times = Catalog(str(tmp_path)), ("a", 0), 1
+    Overtaken.rival, Overtaken.transaction, Overtaken.num_times = (
+        Catalog(str(tmp_path)),
+        ("a", 0),
+        1,
+    )
     assert not slow.append("tombstones", [{**ROW, "reason": "slow"}], transaction=("a", 0))
     assert slow.read("tombstones")["reason"].to_pylist() == [None]
 
@@ -88,7 +92,11 @@ def test_of_two_writers_of_one_transaction_the_slower_one_notices(tmp_path: Path
 def test_writers_of_different_transactions_do_not_disturb_each_other(tmp_path: Path) -> None:
     slow = Overtaken(str(tmp_path))
     slow.create()
-    Overtaken.rival, Overtaken.transaction, Overtaken.num_times = Catalog(str(tmp_path)), ("b", 0), 1
+    Overtaken.rival, Overtaken.transaction, Overtaken.num_times = (
+        Catalog(str(tmp_path)),
+        ("b", 0),
+        1,
+    )
     assert slow.append("tombstones", [ROW], transaction=("a", 0))
     assert slow.read("tombstones").num_rows == 2
 

@@ -15,7 +15,7 @@ from storage.object_store import LocalObjectStore
 Commit = Callable[..., str]
 
 
-class Died(Exception):
+class DiedError(Exception):
     """Stands for a kill."""
 
 
@@ -30,10 +30,10 @@ class MortalCatalog(Catalog):
     def append(self, table: str, rows: Sequence[Any], **options: Any) -> bool:
         self.appends_left -= 1
         if self.appends_left == 0 and not self.is_after:
-            raise Died
+            raise DiedError
         done = super().append(table, rows, **options)
         if self.appends_left == 0:
-            raise Died
+            raise DiedError
         return done
 
 
@@ -48,10 +48,10 @@ class MortalObjects(LocalObjectStore):
     def create(self, name: str, data: bytes) -> bool:
         self.files_left -= 1
         if self.files_left == 0 and not self.is_after:
-            raise Died
+            raise DiedError
         done = super().create(name, data)
         if self.files_left == 0:
-            raise Died
+            raise DiedError
         return done
 
 
@@ -110,7 +110,7 @@ def test_a_writer_that_dies_at_any_table_is_completed_by_the_next_attempt(
     catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=dies_at, is_after=is_after)
     mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
     first = [rows.adapter(mortal, "v", i, content="first") for i in range(2)]
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         commit(mortal, first, **videos)
     second = [rows.adapter(lake, "v", i, content="second") for i in range(2)]
     is_closed = dies_at == 6 and is_after
@@ -131,7 +131,7 @@ def test_a_writer_that_dies_at_any_file_leaves_no_row(
     lake = open_lake(tmp_path, create=True)
     objects = MortalObjects(tmp_path, dies_at=dies_at, is_after=is_after)
     mortal = Lake(uri=str(tmp_path), objects=objects, catalog=Catalog(f"{tmp_path}/catalog"))
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         [rows.adapter(mortal, "v", i) for i in range(2)]
     assert lake.table("adapters").num_rows == 0
     assert commit(lake, [rows.adapter(lake, "v", i) for i in range(2)]) == "committed"
@@ -146,7 +146,7 @@ def test_what_an_earlier_attempt_did_not_commit_is_left_to_the_next_run(
     lake = open_lake(tmp_path, create=True)
     catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
     mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         commit(mortal, [rows.adapter(mortal, "v", i) for i in range(num_first)])
     both = [rows.adapter(lake, "v", i, content="second") for i in range(2)]
     assert commit(lake, both) == "committed"
@@ -164,7 +164,7 @@ def test_rows_that_contradict_what_is_committed_are_refused(
     lake = open_lake(tmp_path, create=True)
     catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
     mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         commit(mortal, [])
     adapter = rows.adapter(lake, "v", 0)
     with pytest.raises(UnitOrderError, match="give the segments as a function of the committed"):
@@ -179,7 +179,7 @@ def test_a_new_run_takes_over_what_a_dead_run_left_open(
     catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=dies_at, is_after=True)
     mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
     dead = [rows.adapter(mortal, "v", i, content="dead") for i in range(2)]
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         commit(mortal, dead, run_id="dead")
     assert lake.done_segments(rows.recipe_id) == {}
     # The new plan cuts other units: what was one unit is now the middle of two.
@@ -202,7 +202,7 @@ def test_a_new_run_that_dies_too_still_takes_over(
     for run_id in ("dead", "new"):
         catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
         mortal = Lake(**place, catalog=catalog)
-        with pytest.raises(Died):
+        with pytest.raises(DiedError):
             commit(mortal, [rows.adapter(mortal, "v", 0, content=run_id)], run_id=run_id)
     adapter = rows.adapter(lake, "v", 0, content="again")
     assert commit(lake, [adapter], run_id="new") == "committed"
