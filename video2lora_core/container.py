@@ -49,13 +49,17 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def _check_file(path: Path) -> None:
     try:
-        with path.open("rb") as file:
-            first = file.read(1)
+        # Looked at before it is opened: opening a pipe would wait for a writer.
+        is_file, size_bytes = path.is_file(), path.stat().st_size
+        if is_file:
+            path.open("rb").close()
     except FileNotFoundError as error:
         raise VideoError(Reason.SRC_NOT_FOUND, f"{path.name}: there is no such file") from error
     except OSError as error:
         raise VideoError(Reason.SRC_IO, f"{path.name}: {error.strerror}") from error
-    if not first:
+    if not is_file:
+        raise VideoError(Reason.SRC_IO, f"{path.name}: not a regular file")
+    if size_bytes == 0:
         raise VideoError(Reason.SRC_EMPTY, f"{path.name}: the file has 0 bytes")
 
 

@@ -9,6 +9,7 @@ from av.video.stream import VideoStream
 from video2lora_core.container import open_video
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.pyav_decoder import (
+    JOINABLE_CONTAINERS,
     Failure,
     Start,
     ceil_us,
@@ -51,8 +52,9 @@ class VideoProbe:
 def probe(path: Path, *, max_duration_us: int = MAX_DURATION_US) -> VideoProbe:
     """Open a video and decode its first frame.
 
-    The duration is the stream's, else the container's less its start; where neither is given, or
-    it is above `max_duration_us`, the packets are read once without decoding.
+    The duration is the stream's (less what cannot be decoded before the first key frame of a
+    recording), else the container's less its start; where neither is given, or it is above
+    `max_duration_us`, the packets are read once without decoding.
 
     Raises:
         VideoError: it cannot be opened (see `open_video`) or decoded (NO_FRAMES,
@@ -61,8 +63,8 @@ def probe(path: Path, *, max_duration_us: int = MAX_DURATION_US) -> VideoProbe:
     """
     with open_video(path) as (container, stream):
         assert stream.time_base is not None
-        claimed_us = _claimed_duration_us(container, stream)
         start = find_start(decoded(container, stream), path)
+        claimed_us = _claimed_duration_us(container, stream, origin=start.origin)
         is_plausible = 0 < claimed_us <= max_duration_us
         is_turned = start.frame.rotation // 90 % 2 == 1
         return VideoProbe(
@@ -84,10 +86,12 @@ def _fps(stream: VideoStream, start: Start) -> float:
     return float((is_timed and stream.average_rate) or stream.guessed_rate or 0)
 
 
-def _claimed_duration_us(container: InputContainer, stream: VideoStream) -> int:
+def _claimed_duration_us(container: InputContainer, stream: VideoStream, *, origin: int) -> int:
     assert stream.time_base is not None
     if stream.duration is not None and stream.duration > 0:
-        return ceil_us(stream.duration, stream.time_base)
+        begin = stream.start_time if container.format.name in JOINABLE_CONTAINERS else None
+        undecodable = 0 if begin is None else max(0, origin - begin)
+        return ceil_us(stream.duration - undecodable, stream.time_base)
     if container.duration is not None:
         # Matroska's duration counts from 0, not from its first frame.
         return container.duration - max(0, container.start_time or 0)

@@ -27,6 +27,9 @@ from video2lora_core.container import open_video
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.segment_frames import Damage, DecodedFrame
 
+# A recording of these may be joined between two key frames: what comes before the first one is no
+# damage. Elsewhere it is; and a damaged key frame is not marked as one.
+JOINABLE_CONTAINERS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 # A demuxer that fails this often without a packet in between has lost the file.
 MAX_READ_FAILURES = 64
 # After lost packets a decoder gives frames out of order, displaced by one or two.
@@ -82,12 +85,12 @@ def decoded_frames(path: Path) -> Generator[DecodedFrame | Damage]:
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | Failure]:
     """Yield each frame as the decoder gives it, and each damaged packet."""
-    has_key = False
+    has_begun = container.format.name not in JOINABLE_CONTAINERS
     for packet in packets(container, stream):
         if isinstance(packet, Failure):
             yield packet
             continue
-        has_key = has_key or packet.is_keyframe
+        has_begun = has_begun or packet.is_keyframe
         frames: list[av.VideoFrame] = []
         is_lost = False
         try:
@@ -96,8 +99,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
             pass
         except FFmpegError:
             is_lost = True
-        # A recording joined between two key frames begins with packets nobody could decode.
-        if (is_lost or packet.is_corrupt) and has_key and not packet.is_discard:
+        if (is_lost or packet.is_corrupt) and has_begun and not packet.is_discard:
             yield Failure(pts=packet.pts, duration=packet.duration, is_lost=is_lost)
         yield from frames
 
@@ -159,7 +161,7 @@ def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel
     except (FFmpegError, ValueError) as error:
         detail = f"no conversion from {frame.format.name} to RGB"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail) from error
-    return np.rot90(stored, k=frame.rotation // 90)
+    return np.ascontiguousarray(np.rot90(stored, k=frame.rotation // 90))
 
 
 def _in_order(items: Iterable[DecodedFrame | Damage]) -> Generator[DecodedFrame | Damage]:
