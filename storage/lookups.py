@@ -56,7 +56,7 @@ def done_segments(
     """
     where = (pc.field("recipe_id") == recipe_id) & pc.field("is_done")
     if video_ids is not None:
-        where = where & pc.field("video_id").isin(sorted(video_ids))
+        where = where & _is_in("video_id", video_ids)
     columns = [*_UNIT, "video_id", "start_us", "end_us"]
     if except_run is not None:
         where = where & (pc.field("run_id") != except_run)
@@ -90,7 +90,8 @@ def known_videos(
     facts = catalog.read(
         "videos",
         columns=["video_id", "duration_us"],
-        where=(pc.field("recipe_id") == recipe_id) & pc.field("video_id").isin(same["video_id"]),
+        where=(pc.field("recipe_id") == recipe_id)
+        & _is_in("video_id", same["video_id"].to_pylist()),
     )
     durations = dict(_tuples(facts, "video_id", "duration_us"))
     return {
@@ -188,6 +189,11 @@ def _unresolved(catalog: Catalog, text: str, found: set[str]) -> str:
     if not listed:
         return f"video {text!r}: the catalog holds no video; run `video2lora internalize` first"
     return f"video {text!r}: not in the catalog; near matches: {listed}"
+
+
+def _is_in(column: str, values: Iterable[str]) -> pc.Expression:
+    # Typed: Arrow takes an empty list for one of nulls, and refuses to compare.
+    return pc.field(column).isin(pa.array(sorted(set(values)), type=pa.string()))
 
 
 def _tuples(rows: pa.Table, *columns: str) -> Sequence[tuple[Any, ...]]:
