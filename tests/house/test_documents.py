@@ -55,7 +55,7 @@ def test_every_page_that_the_code_names_exists(
         f"{source.name}: {name}"
         for source in sources
         if source.package != "tests"
-        for name in re.findall(r"[\w./-]+\.md\b", source.text)
+        for name in re.findall(r"(?<![\w}-])\w[\w./-]*\.md\b", source.text)
         if not (root / name).exists() and name.lower() not in known
     ]
     assert wrong == []
