@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it: `--help` loads neither torc
 Every error ends as one line on stderr and exit code 1; a wrong call ends with code 2.
 """
 
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 def main() -> None:
     """Run the command line; the entry point of the installed program."""
+    # transformers draws a bar for every model it loads, into the middle of ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except KeyboardInterrupt:
@@ -186,7 +189,7 @@ def train(
     """Train a model's hypernetwork (for the embedded default its vision-language model too)."""
     from tasks import train as training
 
-    training.run(config, out, resume)
+    training.run(config, out=out, resume=resume)
 
 
 @app.command(

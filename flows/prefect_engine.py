@@ -61,6 +61,11 @@ def internalize_shard_flow(
     )
 
 
+@flow(name="start", persist_result=False)
+def start_flow() -> None:
+    """Do nothing: the first flow of a process waits for its server, and that can be timed."""
+
+
 def _is_worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Files and networks fail for a moment; what we raise ourselves stays wrong."""
     return isinstance(state.result(raise_on_failure=False), OSError)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _DEFAULTS = {
     # The ephemeral server needs 9-16 s on a quiet machine and minutes on a cold, busy disk.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     # Nothing leaves the machine.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",

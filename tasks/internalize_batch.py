@@ -46,8 +46,8 @@ def internalize_batch(
     return [
         outcome
         if isinstance(outcome, Reject)
-        else _checked(outcome, model, recipe, stored_dtype=stored_dtype, device_s=device_s)
-        for outcome in made
+        else _checked(outcome, frames, model, recipe, stored_dtype=stored_dtype, device_s=device_s)
+        for outcome, frames in zip(made, batch, strict=True)
     ]
 
 
@@ -74,6 +74,7 @@ def _halving(model: LoadedModel, batch: Sequence[SegmentFrames]) -> list[Adapter
 
 def _checked(
     adapter: Adapter,
+    frames: SegmentFrames,
     model: LoadedModel,
     recipe: Recipe,
     *,
@@ -85,6 +86,7 @@ def _checked(
         return Reject(reason=Reason.NON_FINITE, detail=f"norms of the factors: {norms}")
     data = adapter_bytes(adapter, dtype=getattr(torch, stored_dtype))
     columns = {
+        "frame_times_us": list(frames.times_us),
         "prompt": recipe.content["internalization_prompt"],
         "model_name": model.vlm.name,
         "model_revision": model.vlm.revision,

@@ -5,9 +5,10 @@ spares, in this order: reading its bytes, opening it, decoding it and running th
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.schema import SegmentConfig
@@ -87,7 +88,7 @@ def look_up(
             row["source_id"]: row for row in whole if row["is_terminal"] or row["run_id"] == run_id
         },
         num_rejects=Counter(row["source_id"] for row in rejects if not row["is_terminal"]),
-        done=lake.done_segments(recipe_id, video_ids),
+        done=lake.done_segments(recipe_id, video_ids) if video_ids else {},
         met=_met(lake, recipe_id),
         num_uncomposed=_uncomposed(lake, recipe_id, video_ids),
         deleted=lake.deleted_videos(),
@@ -97,7 +98,7 @@ def look_up(
 def _rejects(lake: Lake, sources: Sequence[Source], recipe_id: str) -> list[Row]:
     version = {source.source_id: (source.size_bytes, source.version_token) for source in sources}
     where = pc.field("recipe_id") == recipe_id
-    where = where & pc.field("source_id").isin(list(version))
+    where = where & pc.field("source_id").isin(_texts(version))
     rows = lake.catalog.read("rejects", where=where).to_pylist()
     return [
         row
@@ -112,8 +113,13 @@ def _met(lake: Lake, recipe_id: str) -> frozenset[str]:
     return frozenset(rows["video_id"].unique().to_pylist())
 
 
+def _texts(values: Iterable[str]) -> pa.Array:
+    """A typed array: an empty list would have no type to compare with."""
+    return pa.array(list(values), pa.string())
+
+
 def _uncomposed(lake: Lake, recipe_id: str, video_ids: Sequence[str]) -> Counter[str]:
-    where = (pc.field("recipe_id") == recipe_id) & pc.field("video_id").isin(list(video_ids))
+    where = (pc.field("recipe_id") == recipe_id) & pc.field("video_id").isin(_texts(video_ids))
     made = lake.catalog.read(
         "segments",
         columns=("adapter_key", "video_id"),

@@ -3,12 +3,20 @@
 import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from configs.schema import ModelConfig
 from video2lora_core.adapter import Factors
-from video2lora_core.checkpoint import Checkpoint, load_checkpoint
+from video2lora_core.checkpoint import (
+    DESCRIPTION_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    check_fits,
+    load_checkpoint,
+)
+from video2lora_core.errors import CheckpointError
 from video2lora_core.hypernetwork import Hypernetwork
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout
@@ -27,7 +35,8 @@ class LoadedModel:
     @property
     def hypernetwork(self) -> Hypernetwork:
         """The trained network, features to factors."""
-        return self.checkpoint.hypernetwork
+        found: Hypernetwork = self.checkpoint.hypernetwork
+        return found
 
     def bias(self) -> dict[str, Factors]:
         """Return the bias adapter's factors, which every answer needs exactly once."""
@@ -49,6 +58,21 @@ def pixel_spec(config: ModelConfig) -> PixelSpec:
     return PixelSpec(**config.pixels.model_dump())
 
 
+def read_checkpoint_files(directory: Path) -> dict[str, bytes]:
+    """Read a checkpoint's files as they are, unchecked.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
+    try:
+        return {name: (directory / name).read_bytes() for name in (DESCRIPTION_FILE, WEIGHTS_FILE)}
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename}: cannot be read ({error.strerror}); give the directory of a trained "
+            "checkpoint in the model config"
+        ) from error
+
+
 # One entry: a worker process serves one model, and a shard's steps and its next shards reuse it.
 @functools.lru_cache(maxsize=1)
 def _load_once(config_json: str) -> LoadedModel:
@@ -63,8 +87,9 @@ def _load_once(config_json: str) -> LoadedModel:
         device=device,
         attention=config.vlm.attention,
     )
-    checkpoint = load_checkpoint(config.checkpoint)
-    checkpoint.hypernetwork.to(device).eval().requires_grad_(False)
+    checkpoint = load_checkpoint(config.checkpoint, device=device)
+    checkpoint.hypernetwork.requires_grad_(requires_grad=False)
+    check_fits(checkpoint, vlm.model, weights_sha256=vlm.weights_sha256)
     logger.info("model %s: loaded on %s", config.name, device)
     return LoadedModel(vlm=vlm, checkpoint=checkpoint)
 

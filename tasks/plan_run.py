@@ -12,6 +12,7 @@ from storage.lake import Lake, open_lake
 from storage.manifest import Source, list_sources
 from storage.plans import PlannedSource
 from tasks.known import look_up
+from tasks.models import read_checkpoint_files
 from tasks.progress import report
 from tasks.recipe import Recipe, make_recipe
 from tasks.summary import PlanSummary
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Sources are looked up in groups: one catalog query each, and a corpus of any size streams through.
 _GROUP_SOURCES = 10_000
-_CHECKPOINT_FILES = ("hypernetwork.safetensors", "hypernetwork.json")
 
 
 def plan_run(config: InternalizeConfig, *, attempt_id: str) -> PlanSummary:
@@ -81,8 +81,7 @@ def _cost(source: Source, config: InternalizeConfig) -> float:
 
 
 def _put_checkpoint(lake: Lake, recipe: Recipe) -> None:
-    folder = recipe.model.checkpoint
-    files = {name: (folder / name).read_bytes() for name in _CHECKPOINT_FILES}
+    files = read_checkpoint_files(recipe.model.checkpoint)
     lake.put_checkpoint(recipe.identity.checkpoint_sha256, files)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from configs.load import load_model_config
 from configs.schema import InternalizeConfig, ModelConfig
 from storage import identity
-from tasks.models import pixel_spec, prompt_layout
+from tasks.models import pixel_spec, prompt_layout, read_checkpoint_files
 from video2lora_core.adapter import FORMAT_VERSION
 from video2lora_core.checkpoint import checkpoint_sha256
 from video2lora_core.model_files import files_sha256, find_files, require_files
@@ -89,7 +89,7 @@ def _identify_once(model_json: str) -> ModelIdentity:
         weights_sha256=files_sha256(require_files(directory, source)),
         tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
         processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
-        checkpoint_sha256=checkpoint_sha256(model.checkpoint),
+        checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model.checkpoint)),
     )
 
 
