@@ -66,8 +66,9 @@ def _check_file(path: Path) -> None:
 def _open(path: Path) -> InputContainer:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        # The prefix keeps a name such as "concat:a|b.mp4" from being read as a protocol.
-        return av.open(f"file:{path}", mode="r", options=options)
+        # The prefix keeps a name such as "concat:a|b.mp4" from being read as a protocol. A broken
+        # title is no reason to refuse the frames: PyAV would raise UnicodeDecodeError.
+        return av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
     except InvalidDataError as error:
         raise VideoError(Reason.NOT_MEDIA, f"{path.name}: no video container found") from error
     except ArgumentError as error:

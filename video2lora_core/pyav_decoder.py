@@ -113,6 +113,9 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet |
             packet = next(found)
         except (StopIteration, EndOfFile):
             return
+        except IndexError:
+            # PyAV stumbles over a stream that appeared on the way, after it has flushed this one.
+            return
         except FFmpegError:
             num_failures += 1
             yield Failure(pts=None, duration=None)
