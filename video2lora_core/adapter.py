@@ -136,11 +136,18 @@ def adapter_from_bytes(data: bytes) -> Adapter:
             f"adapter_from_bytes: format, version and bias are {found}, expected {expected}; "
             "read it with the release that wrote it"
         )
+    try:
+        layers, scaling = tuple(json.loads(metadata["layers"])), float(metadata["scaling"])
+        checkpoint_sha256 = metadata["checkpoint_sha256"]
+    except (KeyError, ValueError) as error:
+        raise AdapterError(
+            f"adapter_from_bytes: metadata lacks or garbles {error}; fetch the adapter again"
+        ) from error
     return Adapter(
         factors=_paired(tensors),
-        layers=tuple(json.loads(metadata["layers"])),
-        scaling=float(metadata["scaling"]),
-        checkpoint_sha256=metadata["checkpoint_sha256"],
+        layers=layers,
+        scaling=scaling,
+        checkpoint_sha256=checkpoint_sha256,
     )
 
 
