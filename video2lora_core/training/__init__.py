@@ -1,0 +1,1 @@
+"""Training: the embedded VLM from nothing, then a hypernetwork over any frozen VLM."""
