@@ -3,9 +3,9 @@
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# The CPU build of torch is the default: it is a tenth of the CUDA build's size. For a GPU pass the index that
-# PyTorch's install page names for it, or an empty value to take what pip finds by itself.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Torch is pinned to a version, not to a build. To choose between CPU and CUDA builds, pass the index that PyTorch's
+# install page names for it; empty takes what pip finds by itself.
+TORCH_INDEX ?=
 EXTRAS := dev,export,train,metrics
 DEMO_ARGS ?=
 TRAIN_CONFIG ?= configs/train/tiny.yaml
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format docs test test-slow coverage demo bench train clean
+.PHONY: help setup check format docs test test-slow coverage demo bench train model-card clean
 
 help:
 	@echo "make demo       install, then run the whole pipeline on generated videos"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow  kills, servers, long files"
 	@echo "make coverage   the fast tests, and at least 90% of core and storage covered"
 	@echo "make train      train the embedded default from nothing (TRAIN_CONFIG=...)"
+	@echo "make model-card measure the embedded default again and write its model card"
 	@echo "make bench      the benchmarks"
 	@echo "make format     ruff format and ruff's safe fixes"
 	@echo "make docs       write docs/catalog.md again from the tables' schemas"
@@ -87,6 +88,9 @@ bench: setup
 
 train: setup
 	$(BIN)/video2lora train --config $(TRAIN_CONFIG)
+
+model-card: setup
+	$(BIN)/python -m tasks.model_card --model tiny
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.* coverage.xml *.egg-info \
