@@ -6,10 +6,12 @@ append is made against that very snapshot, and where another writer was faster D
 CommitFailedError and the decision is made anew.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -18,7 +20,8 @@ import pyarrow.dataset as pa_dataset
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from storage.errors import CatalogError
+from storage.durable import sync
+from storage.errors import CatalogError, reason_of
 from storage.remote import is_remote
 from storage.schemas import TABLES, Row, rows_to_arrow, table_schema
 
@@ -53,7 +56,11 @@ class Catalog:
 
     def exists(self) -> bool:
         """Say whether the catalog was created: its last table is there."""
-        return DeltaTable.is_deltatable(self._table_uri(TABLES[-1]), self._options)
+        table = TABLES[-1]
+        try:
+            return DeltaTable.is_deltatable(self._table_uri(table), self._options)
+        except (DeltaError, OSError) as error:
+            raise CatalogError(_failed("look for", table, error)) from error
 
     def append(
         self, table: str, rows: Sequence[Row], *, transaction: tuple[str, int] | None = None
@@ -180,12 +187,26 @@ class Catalog:
             schema_mode="merge" if is_wider else None,
             commit_properties=properties,
         )
+        if not is_remote(handle.table_uri):
+            _sync_commit(Path(unquote(handle.table_uri.removeprefix("file://"))), handle.version())
 
 
 def _nothing() -> None:
     """Refuse nothing."""
 
 
+def _sync_commit(table: Path, version: int) -> None:
+    # delta-rs leaves flushing to the system: after a power cut its log could name lost files.
+    log = table / "_delta_log"
+    entry = log / f"{version:020d}.json"
+    for line in entry.read_text(encoding="utf-8").splitlines():
+        added = json.loads(line).get("add")
+        if added:
+            sync(table / unquote(added["path"]))
+    for path in (table, entry, log):
+        sync(path)
+
+
 def _failed(verb: str, table: str, error: Exception) -> str:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"catalog table {table}: cannot {verb} it ({first_line}); check the lake and its rights"
+    said = reason_of(error)
+    return f"catalog table {table}: cannot {verb} it ({said}); check the lake and its rights"

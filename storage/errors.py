@@ -14,6 +14,19 @@ StorageError
     `-- CredentialsError        a URI carries a secret
 """
 
+import re
+from typing import Final
+
+# Colours and tree marks that delta-rs puts into its messages.
+_DECORATION: Final = re.compile(r"\x1b\[[0-9;]*m|\u21b3")
+_LONGEST: Final = 300
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a library's error says, in one line of bearable length."""
+    words = _DECORATION.sub(" ", str(error)).split()
+    return " ".join(words)[:_LONGEST] or type(error).__name__
+
 
 class StorageError(Exception):
     """Base of every error that storage raises on purpose."""

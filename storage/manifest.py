@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from storage.errors import CredentialsError, ManifestError
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # it has no types
+
+from storage.errors import CredentialsError, ManifestError, reason_of
 from storage.identity import source_id
 from storage.manifest_file import MANIFEST_SUFFIXES, ManifestRow, read_manifest
 from storage.remote import file_system, is_remote
@@ -120,10 +122,9 @@ def _remote_sources(corpus: str, options: Options) -> Iterator[Source]:
         found = (
             files.glob(corpus, detail=True) if "*" in corpus else files.find(corpus, detail=True)
         )
-    except OSError as error:
-        raise ManifestError(
-            f"{corpus}: cannot be listed ({error}); check it and its rights"
-        ) from error
+    except (OSError, BotoCoreError) as error:
+        said = reason_of(error)
+        raise ManifestError(f"{corpus}: cannot be listed ({said}); check its rights") from error
     videos = ((name, info) for name, info in sorted(found.items()) if _is_video(name))
     sources = (_seen(files.unstrip_protocol(name), info) for name, info in videos)
     return _some(sources, f"{corpus}: no video there")
@@ -152,7 +153,7 @@ def _look_at(uri: str, options: Options) -> Source:
         if not is_remote(uri):
             return _local_source(Path(uri))
         return _seen(uri, file_system(uri, options).info(uri))
-    except OSError:
+    except (OSError, BotoCoreError):
         # A manifest may list what is gone; reading it becomes a reject with its reason.
         return Source(uri=uri)
 

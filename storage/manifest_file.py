@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 import fsspec
 import pyarrow.parquet as pq
 
-from storage.errors import ManifestError
+from storage.errors import ManifestError, reason_of
 
 _ROWS_AT_ONCE: Final = 1024
 
@@ -41,7 +41,9 @@ def read_manifest(
             for number, row in enumerate(read(file), start=1):
                 yield _manifest_row(uri, number, row)
     except (OSError, ValueError, csv.Error) as error:
-        raise ManifestError(f"{uri}: not a readable manifest ({error}); write it anew") from error
+        raise ManifestError(
+            f"{uri}: not a readable manifest ({reason_of(error)}); write it anew"
+        ) from error
 
 
 def _manifest_row(manifest: str, number: int, row: object) -> ManifestRow:

@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.errors import ObjectError
+from storage.errors import ObjectError, reason_of
 from storage.identity import run_id
 from storage.manifest import Source
 from storage.object_store import ObjectStore
@@ -92,7 +92,7 @@ def get_plan(objects: ObjectStore, run_id: str) -> pa.Table:
         plan = pq.read_table(pa.BufferReader(data))
     except pa.ArrowInvalid as error:
         raise ObjectError(
-            f"{objects.uri(name)}: not a plan ({error}); plan the run anew"
+            f"{objects.uri(name)}: not a plan ({reason_of(error)}); plan anew"
         ) from error
     check_plan(objects.uri(name), plan, run_id)
     return plan

@@ -10,7 +10,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from storage.errors import CatalogQueryError
+from storage.errors import CatalogQueryError, reason_of
 from storage.views import Files, create_views
 
 _OFFLINE: Final[dict[str, str | bool | int | float | list[str]]] = {
@@ -70,6 +70,6 @@ def _lock(connection: duckdb.DuckDBPyConnection, root: str) -> None:
 
 
 def _failed(error: duckdb.Error) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2] if len(lines) > 1 and lines[1].startswith("Did you") else lines[:1])
+    # What follows "LINE 1:" points at a column of the text, which one line cannot show.
+    said = reason_of(error).partition(" LINE ")[0]
     return f"sql: {said}; correct the query (`select * from duckdb_views()` lists the views)"

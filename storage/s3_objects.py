@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import fsspec
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # it has no types
 
-from storage.errors import LakeError, ObjectError, ObjectMissingError
+from storage.errors import LakeError, ObjectError, ObjectMissingError, reason_of
 
 # A put that loses the race uploads everything first, so large files look before they leap.
 _LOOK_FIRST_BYTES: Final = 8 * 2**20
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.2
+# Without a connection or credentials s3fs lets botocore's own errors through.
+_FAULTS: Final = (OSError, BotoCoreError)
 
 
 class S3ObjectStore:
@@ -53,14 +56,14 @@ class S3ObjectStore:
             raise ObjectMissingError(
                 f"{self.uri(name)}: no such file; restore it, or run again with its recipe"
             ) from error
-        except OSError as error:
+        except _FAULTS as error:
             raise ObjectError(self._failed("read", name, error)) from error
 
     def exists(self, name: str) -> bool:
         """Say whether a file is there."""
         try:
             return bool(self._files.exists(self.uri(name)))
-        except OSError as error:
+        except _FAULTS as error:
             raise ObjectError(self._failed("look at", name, error)) from error
 
     def names(self, folder: str) -> Iterator[str]:
@@ -75,7 +78,7 @@ class S3ObjectStore:
             self._files.rm_file(self.uri(name))
         except FileNotFoundError:
             return
-        except OSError as error:
+        except _FAULTS as error:
             raise ObjectError(self._failed("delete", name, error)) from error
 
     def require_conditional_create(self) -> None:
@@ -88,10 +91,8 @@ class S3ObjectStore:
             if self._is_proven:
                 return
             name = f".probe-{uuid.uuid4().hex}"
-            try:
-                is_safe = self._create(name, b"1") and not self._create(name, b"2")
-            finally:
-                self.delete(name)
+            is_safe = self._create(name, b"1") and not self._create(name, b"2")
+            self.delete(name)
             if not is_safe:
                 raise LakeError(
                     f"{self._root}: the store ignores conditional puts (If-None-Match), so writers "
@@ -106,7 +107,7 @@ class S3ObjectStore:
         for attempt in range(_ATTEMPTS):
             try:
                 self._files.pipe_file(self.uri(name), data, mode=mode)
-            except OSError as error:
+            except _FAULTS as error:
                 if _code(error) == "PreconditionFailed" or isinstance(error, FileExistsError):
                     return False
                 if _code(error) != "ConditionalRequestConflict":
@@ -116,14 +117,12 @@ class S3ObjectStore:
                 return True
         raise ObjectError(f"{self.uri(name)}: another writer holds it; run again")
 
-    def _failed(self, verb: str, name: str, error: OSError) -> str:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return (
-            f"{self.uri(name)}: cannot {verb} it ({said}); check the credentials and the endpoint"
-        )
+    def _failed(self, verb: str, name: str, error: Exception) -> str:
+        said = reason_of(error)
+        return f"{self.uri(name)}: cannot {verb} it ({said}); check credentials and endpoint"
 
 
-def _code(error: OSError) -> str:
+def _code(error: Exception) -> str:
     # s3fs answers a conflict with a plain OSError, errno 22; only its cause tells which.
     response: Any = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

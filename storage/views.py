@@ -4,7 +4,6 @@ catalog.duckdb holds no rows, only views, so that it can be replaced at each pub
 read it: an open DuckDB writer would shut out every reader. Paths in it are absolute.
 """
 
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from storage.errors import LakeError
+from storage.durable import sync
+from storage.errors import LakeError, reason_of
 from storage.schemas import TABLES, table_schema
 
 # Written for DuckDB 1.0, the oldest that must open it; 2.0 would write a format 1.5 cannot read.
@@ -68,9 +68,10 @@ def publish(path: Path, files: Files) -> None:
             connection.execute("USE memory")
             connection.execute(f"DETACH {path.stem}")
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, duckdb.Error) as error:
-        raise LakeError(f"{path}: cannot publish the views ({error}); check space") from error
+        said = reason_of(error)
+        raise LakeError(f"{path}: cannot publish the views ({said}); check the disk") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -100,11 +101,3 @@ def _sql_type(kind: pa.DataType) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
