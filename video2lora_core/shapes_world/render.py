@@ -14,12 +14,10 @@ from torch import Tensor
 
 from video2lora_core.shapes_world.world import (
     BLINKS_PER_SCENE,
-    SCENE_US,
     SHAPES,
     WORLD_SIZE,
     Scene,
     Thing,
-    World,
 )
 
 RGB = {
@@ -99,18 +97,6 @@ def draw(
         cover *= sprites.alpha[slot][:, None, None]
         picture.lerp_(sprites.rgb[slot][:, :, None, None], cover[:, None])
     return picture.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def draw_world(
-    world: World, times_us: Sequence[int], *, width_px: int, height_px: int
-) -> UInt8[Tensor, "frame channel height width"]:
-    """Draw a video at moments given in ascending microseconds from its start."""
-    last = len(world.scenes) - 1
-    by_scene: list[list[float]] = [[] for _ in world.scenes]
-    for time_us in times_us:
-        index = min(time_us // SCENE_US, last)
-        by_scene[index].append(time_us / SCENE_US - index)
-    return draw(world.scenes, by_scene, width_px=width_px, height_px=height_px)
 
 
 def _sprites(moments: Sequence[tuple[Scene, float]]) -> _Sprites:

@@ -89,11 +89,6 @@ class World:
         """Length of the video in microseconds."""
         return len(self.scenes) * SCENE_US
 
-    @property
-    def things(self) -> tuple[Thing, ...]:
-        """All things of the video, in the order of their scenes."""
-        return tuple(thing for scene in self.scenes for thing in scene.things)
-
 
 def sample_world(
     seed: int,
