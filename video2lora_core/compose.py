@@ -147,10 +147,10 @@ def _gather_ranks(segments: Tensor, bias: Tensor | None, index: Tensor) -> Tenso
 
 
 def _joined(first: Factors, second: Factors) -> Factors:
-    """Concatenate two factors' ranks, in the first one's dtype and on its device."""
+    """Concatenate two factors' ranks, on the first one's device and in the wider dtype."""
     return Factors(
-        a=torch.cat([first.a, second.a.to(first.a)], dim=-2),
-        b=torch.cat([first.b, second.b.to(first.b)], dim=-2),
+        a=torch.cat([first.a, second.a.to(first.a.device)], dim=-2),
+        b=torch.cat([first.b, second.b.to(first.b.device)], dim=-2),
     )
 
 

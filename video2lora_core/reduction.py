@@ -110,18 +110,21 @@ def _balanced(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Factors:
 
 
 def _measured(f: Factors, kept: Factors) -> Reduced:
-    """Put what the kept factors lose beside them."""
-    both = Factors(a=torch.cat([f.a, kept.a], dim=-2), b=torch.cat([f.b, -kept.b], dim=-2))
-    return Reduced(factors=kept, lost=_squared_norm(both), had=_squared_norm(f))
+    """Put what the kept factors lose beside them, by whichever way is cheaper."""
+    rank, d_in, d_out = f.a.shape[-2], f.a.shape[-1], f.b.shape[-1]
+    if rank * (d_in + d_out) < d_in * d_out:
+        both = Factors(a=torch.cat([f.a, kept.a], dim=-2), b=torch.cat([f.b, -kept.b], dim=-2))
+        return Reduced(factors=kept, lost=_squared_norm(both), had=_squared_norm(f))
+    lost, had = [], []
+    # One layer at a time: all dense updates together are as large as the model's weights.
+    for a, b, kept_a, kept_b in zip(f.a, f.b, kept.a, kept.b, strict=True):
+        update = b.mT @ a
+        had.append(update.double().square().sum().item())
+        lost.append((update - kept_b.mT @ kept_a).double().square().sum().item())
+    return Reduced(factors=kept, lost=math.fsum(lost), had=math.fsum(had))
 
 
 def _squared_norm(f: Factors) -> float:
-    """|B^T A|^2, by the factors' Gram matrices where that is cheaper than the dense update."""
-    rank, d_in, d_out = f.a.shape[-2], f.a.shape[-1], f.b.shape[-1]
-    if rank * (d_in + d_out) < d_in * d_out:
-        a, b = f.a.double(), f.b.double()  # in float32 a difference would drown in cancellation
-        return ((a @ a.mT) * (b @ b.mT)).sum().clamp_min(0).item()
-    # One layer at a time: the dense updates together would be the model's weights.
-    return math.fsum(
-        (b.mT @ a).double().square().sum().item() for a, b in zip(f.a, f.b, strict=True)
-    )
+    """|B^T A|^2 without forming it: the inner product of the factors' Gram matrices."""
+    a, b = f.a.double(), f.b.double()  # in float32 a difference would drown in cancellation
+    return ((a @ a.mT) * (b @ b.mT)).sum().clamp_min(0).item()

@@ -84,6 +84,13 @@ def test_the_bias_enters_exactly_once_however_many_segments(ranks):
     assert_same_update(ready, total([*adapters, alone], [1.0] * (len(ranks) + 1)))
 
 
+def test_a_float32_bias_is_not_rounded_by_a_bf16_adapter():
+    adapter = random_adapter().to(dtype=torch.bfloat16)
+    bias = random_bias(adapter)
+    ready = with_bias(adapter, bias).factors["down_proj"]
+    assert torch.equal(ready.b[:, -2:], bias["down_proj"].b)
+
+
 def test_a_second_bias_is_refused_everywhere():
     adapter = random_adapter()
     bias = random_bias(adapter)
