@@ -4,7 +4,8 @@ At instant t the last frame that starts at or before t is picked. Only picked fr
 to RGB, and they are prepared (resized) at once: what is held is one decoded frame and the prepared
 frames of one segment, however long the video is. Whether a segment can be trusted is decided in
 segment_frames.py; here only this: once over 30% of all planned time is damaged, what follows is
-rejected as CORRUPT_FRAMES without decoding on.
+rejected as CORRUPT_FRAMES without decoding on. After a hole that damage left, frames count as
+damaged up to the next key frame: decoders make them from references they do not have.
 """
 
 from collections import deque
@@ -62,50 +63,56 @@ class _Picker:
         self._damaged_us = 0
         self._held: HeldFrame | None = None
         self._size_px: tuple[int, int] | None = None
+        self._is_without_reference = False
         self.damages: list[Damage] = []
         self.open: OpenSegment | None = None
         self._open_next()
 
     def advance(self, frame: DecodedFrame) -> Iterator[SegmentFrames | SegmentReject]:
         """Put the next frame on screen; give out the segments that end before it."""
-        if self._held is not None:
-            on_screen = self._held.frame
-            if frame.t_us <= on_screen.t_us:
-                # Time never runs backwards: the frame is late, or another recording begins here.
-                if self.open and on_screen.t_us - frame.t_us > BACKWARD_JUMP_US:
-                    self.open.flags.add(Reason.PTS_DISCONTINUITY)
-                return
-            yield from self._serve(self._held, following=frame)
+        on_screen = self._held.frame if self._held else None
+        if on_screen is not None and frame.t_us <= on_screen.t_us:
+            # Time never runs backwards: the frame is late, or another recording begins here.
+            if self.open and on_screen.t_us - frame.t_us > BACKWARD_JUMP_US:
+                self.open.flags.add(Reason.PTS_DISCONTINUITY)
+            return
+        lost_from_us = self._lost_from_us(on_screen, frame)
+        is_jump = on_screen is not None and frame.t_us - on_screen.t_us > FORWARD_JUMP_US
+        while self.open is not None:
+            if self._held is not None:
+                self.open.take(self._held, until_us=frame.t_us)
+            self.open.lost_us += self.open.overlap_us(lost_from_us, frame.t_us)
+            if is_jump and on_screen and self.open.overlap_us(on_screen.t_us, frame.t_us):
+                self.open.flags.add(Reason.PTS_DISCONTINUITY)
+            if frame.t_us < self.open.segment.end_us:
+                break
+            yield from self._close(frame.t_us)
         self._show(frame)
 
     def finish(self) -> Iterator[SegmentFrames | SegmentReject]:
         """Give out what is left when the file has ended."""
-        ends = [damage.end_us for damage in self.damages]
-        if self._held is not None:
-            ends.append(self._held.frame.end_us)
-        seen_end_us = max(ends, default=0)
+        shown_us = self._held.frame.end_us if self._held else 0
+        seen_end_us = max([shown_us, *(damage.end_us for damage in self.damages)])
         while self.open is not None:
+            self.open.lost_us += self.open.overlap_us(shown_us, seen_end_us)
             if self._held is not None and self.open.coverage(seen_end_us) >= MIN_COVERAGE:
                 self.open.take(self._held, until_us=self.open.segment.end_us)
             yield from self._close(seen_end_us)
 
-    def _serve(
-        self, held: HeldFrame, *, following: DecodedFrame
-    ) -> Iterator[SegmentFrames | SegmentReject]:
-        shown_us, next_us = held.frame.t_us, following.t_us
-        lost_from_us = held.frame.end_us if self._is_hole(held.frame, following) else next_us
-        while self.open is not None:
-            self.open.take(held, until_us=next_us)
-            self.open.lost_us += self.open.overlap_us(lost_from_us, next_us)
-            if next_us - shown_us > FORWARD_JUMP_US and self.open.overlap_us(shown_us, next_us):
-                self.open.flags.add(Reason.PTS_DISCONTINUITY)
-            if next_us < self.open.segment.end_us:
-                return
-            yield from self._close(next_us)
+    def _lost_from_us(self, before: DecodedFrame | None, after: DecodedFrame) -> int:
+        """Return where the hole before `after` begins; `after.t_us` where there is none."""
+        if before is None:
+            return 0
+        if before.end_us >= after.t_us or not self._is_damaged(before, after):
+            return after.t_us
+        # One missing frame is often one that no other refers to; two or more are not.
+        if after.t_us - before.end_us >= 2 * (before.end_us - before.t_us):
+            self._is_without_reference = True
+        return before.end_us
 
-    def _is_hole(self, before: DecodedFrame, after: DecodedFrame) -> bool:
+    def _is_damaged(self, before: DecodedFrame, after: DecodedFrame) -> bool:
         return any(frame.is_corrupt or frame.is_displaced for frame in (before, after)) or any(
-            before.t_us <= damage.t_us <= after.t_us for damage in self.damages
+            damage.t_us <= after.t_us and before.t_us <= damage.end_us for damage in self.damages
         )
 
     def _show(self, frame: DecodedFrame) -> None:
@@ -113,8 +120,10 @@ class _Picker:
         size_px = (frame.width_px, frame.height_px)
         is_resized = self._size_px is not None and size_px != self._size_px
         self._size_px = size_px
+        self._is_without_reference = self._is_without_reference and not frame.is_key
         if self.open is not None and frame.t_us >= self.open.segment.start_us:
-            self.open.count(frame)
+            is_damaged = frame.is_corrupt or self._is_without_reference
+            self.open.count(frame, is_damaged=is_damaged)
             if is_resized:
                 self.open.flags.add(Reason.RES_CHANGE)
 
@@ -123,7 +132,7 @@ class _Picker:
         closing, end_us = self.open, self.open.segment.end_us
         for damage in self.damages:
             if damage.is_lost and damage.t_us < end_us:
-                closing.count(damage)
+                closing.count(damage, is_damaged=True)
         self.damages = [damage for damage in self.damages if damage.t_us >= end_us]
         yield closing.close(seen_end_us=seen_end_us)
         self._damaged_us += closing.damaged_us

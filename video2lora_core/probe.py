@@ -8,14 +8,13 @@ from av.video.stream import VideoStream
 
 from video2lora_core.container import open_video
 from video2lora_core.errors import Reason, VideoError
+from video2lora_core.packets import Failure, packets
 from video2lora_core.pyav_decoder import (
     JOINABLE_CONTAINERS,
-    Failure,
     Start,
     ceil_us,
     decoded,
     find_start,
-    packets,
     usual_duration,
 )
 

@@ -19,36 +19,19 @@ import numpy as np
 from av.container import InputContainer
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
-from av.packet import Packet
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from video2lora_core.container import open_video
 from video2lora_core.errors import Reason, VideoError
+from video2lora_core.packets import Failure, packets
 from video2lora_core.segment_frames import Damage, DecodedFrame
 
 # A recording of these may be joined between two key frames: what comes before the first one is no
 # damage. Elsewhere it is; and a damaged key frame is not marked as one.
 JOINABLE_CONTAINERS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# A demuxer that fails this often without a packet in between has lost the file.
-MAX_READ_FAILURES = 64
 # After lost packets a decoder gives frames out of order, displaced by one or two.
 REORDER_DEPTH = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """A packet that could not be read or decoded, or that its container calls corrupt.
-
-    Attributes:
-        pts: presentation time in the stream's time base, None where unknown.
-        duration: in the stream's time base, None or 0 where unknown.
-        is_lost: it gave no frame.
-    """
-
-    pts: int | None
-    duration: int | None
-    is_lost: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,30 +82,9 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
             pass
         except FFmpegError:
             is_lost = True
-        if (is_lost or packet.is_corrupt) and has_begun and not packet.is_discard:
-            yield Failure(pts=packet.pts, duration=packet.duration, is_lost=is_lost)
+        if is_lost and has_begun and not packet.is_discard:
+            yield Failure(pts=packet.pts, duration=packet.duration)
         yield from frames
-
-
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | Failure]:  # type: ignore[type-arg]  # generic in the stubs only
-    """Yield each packet of the stream, reading on after what cannot be read; the last are empty."""
-    num_failures = 0
-    found = container.demux(stream)
-    while num_failures < MAX_READ_FAILURES:
-        try:
-            packet = next(found)
-        except (StopIteration, EndOfFile):
-            return
-        except IndexError:
-            # PyAV stumbles over a stream that appeared on the way, after it has flushed this one.
-            return
-        except FFmpegError:
-            num_failures += 1
-            yield Failure(pts=None, duration=None)
-            found = container.demux(stream)
-            continue
-        num_failures = 0
-        yield packet
 
 
 def find_start(items: Iterator[av.VideoFrame | Failure], path: Path) -> Start:
@@ -136,10 +98,12 @@ def find_start(items: Iterator[av.VideoFrame | Failure], path: Path) -> Start:
         if isinstance(item, Failure):
             failures.append(item)
             continue
-        known = [failure.pts for failure in failures if failure.pts is not None]
-        return Start(origin=min([item.pts or 0, *known]), failures=tuple(failures), frame=item)
-    if failures:
-        detail = f"{path.name}: none of {len(failures)} packets could be decoded"
+        lost = [failure.pts for failure in failures if failure.is_lost]
+        origin = min([item.pts or 0, *(pts for pts in lost if pts is not None)])
+        return Start(origin=origin, failures=tuple(failures), frame=item)
+    num_lost = sum(failure.is_lost for failure in failures)
+    if num_lost:
+        detail = f"{path.name}: none of {num_lost} packets could be decoded"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail)
     raise VideoError(Reason.NO_FRAMES, f"{path.name}: the video stream holds no frame")
 
@@ -203,6 +167,7 @@ class _Clock:
             width_px=frame.width,
             height_px=frame.height,
             is_corrupt=frame.is_corrupt,
+            is_key=frame.key_frame,
             rgb=partial(upright_rgb, frame),
         )
 

@@ -35,6 +35,7 @@ class DecodedFrame:
         height_px: stored height.
         is_corrupt: the decoder says it is damaged.
         is_displaced: it came out after a later one, which only damage nearby explains.
+        is_key: it was coded without reference to others.
         rgb: converts it, upright, to uint8 [height, width, channel].
     """
 
@@ -45,6 +46,7 @@ class DecodedFrame:
     is_corrupt: bool
     rgb: Callable[[], np.ndarray]
     is_displaced: bool = False
+    is_key: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +56,7 @@ class Damage:
     Attributes:
         t_us: where it begins, in microseconds after the first frame.
         end_us: where it ends.
-        is_lost: no frame came of it. Otherwise it is only a sign of loss nearby: a transport stream
-            marks the packet after a break, which may be whole.
+        is_lost: there was data and it gave no frame. Otherwise it is only a sign of loss nearby.
     """
 
     t_us: int
@@ -140,10 +141,10 @@ class OpenSegment:
             self._picked.add(held.frame.t_us)
             self._max_lag_us = max(self._max_lag_us, t_us - held.frame.t_us)
 
-    def count(self, item: DecodedFrame | Damage) -> None:
+    def count(self, item: DecodedFrame | Damage, *, is_damaged: bool) -> None:
         """Note a frame, or data that gave none, that begins inside the segment."""
         self._num_seen += 1
-        if isinstance(item, Damage) or item.is_corrupt:
+        if is_damaged:
             self._num_damaged += 1
             self.damaged_us += item.end_us - item.t_us
 

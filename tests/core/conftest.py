@@ -8,9 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 from PIL import Image
 
-from tests.core.video_factory import FPS, HEVC, NUM_FRAMES, VP9, picture, write_video
+from tests.core.video_factory import FPS, H264, HEVC, NUM_FRAMES, VP9, picture, write_video
 
 START_US = 5_000_000
 EVERY_FRAME_US = [index * 1_000_000 // FPS for index in range(NUM_FRAMES)]
@@ -91,6 +92,27 @@ def audio(path: Path, shelf: VideoShelf) -> None:
         target.mux(stream.encode(None))
 
 
+def paused_with_sound(path: Path, shelf: VideoShelf) -> None:
+    """Frames of the first and the last 2 s of 8 s, and sound throughout: a recording on hold."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as target:
+        frames = target.add_stream("libx264", rate=FPS, options=dict(H264))
+        assert isinstance(frames, VideoStream)
+        frames.width, frames.height, frames.pix_fmt = 96, 96, "yuv420p"
+        sound = target.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for second in range(8):
+            noise = rng.integers(-9000, 9000, (1, 16_000), dtype=np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.rate, frame.pts = 16_000, second * 16_000
+            target.mux(sound.encode(frame))
+            is_on_hold = second in range(2, 6)
+            for number in () if is_on_hold else range(second * FPS, (second + 1) * FPS):
+                image = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+                image.pts = number
+                target.mux(frames.encode(image))
+        target.mux(frames.encode(None))
+
+
 def still(kind: str) -> Maker:
     return lambda path, shelf: Image.fromarray(picture(5)).save(path, format=kind)
 
@@ -112,6 +134,7 @@ MAKERS: dict[str, Maker] = {
     "base.ts": written(),
     "bare.h264": written(container="h264"),
     "vp9.webm": written(codec="libvpx-vp9", options=VP9),
+    "vp9.ivf": written(codec="libvpx-vp9", options=VP9),
     "noduration.webm": written(codec="libvpx-vp9", options=VP9, container_options={"live": "1"}),
     "hevc.mp4": written(codec="libx265", options=HEVC),
     "tenbit.mp4": written(codec="libx265", options=HEVC, pixel_format="yuv420p10le"),
@@ -130,6 +153,7 @@ MAKERS: dict[str, Maker] = {
     "mpeg2.mpg": written(
         codec="mpeg2video", options={"bf": "2", "g": "15"}, fps=25, numbers=range(100)
     ),
+    "paused.mkv": paused_with_sound,
     "odd.webm": written(codec="libvpx-vp9", options=VP9, size_px=(97, 95)),
     "rotated90.mp4": written(rotation_deg=90, size_px=(128, 96)),
     "rotated270.mp4": written(rotation_deg=-90, size_px=(128, 96)),
@@ -166,6 +190,10 @@ MAKERS: dict[str, Maker] = {
     "zeros_inside.mp4": damaged("faststart.mp4", begin=0.45, end=0.55, zeros=True),
     "zeros_tail.mp4": damaged("faststart.mp4", begin=0.70, end=1.0, zeros=True),
     "zeros_early.mp4": damaged("faststart.mp4", begin=0.40, end=0.85, zeros=True),
+    "noise.webm": damaged("vp9.webm", begin=0.30, end=0.40),
+    "noise_head.mkv": damaged("base.mkv", begin=0.15, end=0.40),
+    "bent.ivf": from_bytes(lambda shelf: _without(shelf.content("vp9.ivf"), 0.5, 0.6)),
+    "broken_title.mp4": patched("base.mp4", after=b"hdlr", old=b"Video", new=b"Vi\xd5\xc4o"),
     "noise_head.mp4": damaged("faststart.mp4", begin=0.0, end=0.25),
     "zeros_all.mp4": damaged("faststart.mp4", begin=0.0, end=1.0, zeros=True),
     "noise_all.mp4": damaged("faststart.mp4", begin=0.0, end=1.0),
@@ -190,6 +218,10 @@ MAKERS: dict[str, Maker] = {
         "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
     ),
 }
+
+
+def _without(content: bytes, begin: float, end: float) -> bytes:
+    return content[: int(begin * len(content))] + content[int(end * len(content)) :]
 
 
 def _noise_after(content: bytes, box: bytes) -> bytes:

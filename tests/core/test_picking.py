@@ -192,6 +192,32 @@ def test_a_hole_without_a_sign_of_damage_is_a_still_picture():
     assert set(times(found[1])) == {2 * SECOND - STEP}
 
 
+def test_instants_before_the_first_frame_get_none():
+    camera = Camera()
+    head = Damage(t_us=0, end_us=STEP)
+    found = run(camera, [head, *camera.film(3 * SECOND, 6 * SECOND)])
+    assert reasons(found) == [Reason.CORRUPT_FRAMES, Reason.COVERAGE_GAP, None]
+    assert min(camera.converted) >= 3 * SECOND
+
+
+def test_damaged_data_behind_the_last_frame_is_no_picture():
+    camera = Camera()
+    tail = Damage(t_us=6 * SECOND - STEP, end_us=9 * SECOND)
+    found = run(camera, [*camera.film(0, 2 * SECOND), tail])
+    assert reasons(found) == [None, Reason.COVERAGE_GAP, Reason.CORRUPT_FRAMES]
+
+
+def test_after_a_hole_frames_are_damaged_up_to_the_next_key_frame():
+    camera = Camera()
+    sign = Damage(t_us=2 * SECOND - 4 * STEP, end_us=2 * SECOND, is_lost=False)
+    orphans = [camera.frame(t_us, is_key=False) for t_us in range(2 * SECOND, 3 * SECOND, STEP)]
+    rest = camera.film(3 * SECOND, 6 * SECOND)
+    found = run(camera, [*camera.film(0, 2 * SECOND - 3 * STEP), sign, *orphans, *rest])
+    assert reasons(found) == [Reason.COVERAGE_GAP, Reason.CORRUPT_FRAMES, None]
+    assert isinstance(found[1], SegmentReject)
+    assert found[1].detail.startswith("8 of 16 frames")
+
+
 @pytest.mark.parametrize("sign", ["corrupt before", "displaced", "marked packet"])
 def test_a_hole_beside_damage_is_a_coverage_gap(sign: str):
     camera = Camera()

@@ -1,5 +1,7 @@
 """The right frame at every instant of every intact file, and a reason for each damaged segment."""
 
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from tests.core.conftest import VideoShelf
 from tests.core.video_factory import DURATION_US, FPS, as_stored, read_number
+from video2lora_core import container
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, decode, probe
 from video2lora_core.segments import Segment, tile
@@ -41,6 +44,7 @@ def reasons(found: list[SegmentFrames | SegmentReject]) -> list[Reason | None]:
         "base.ts",
         "bare.h264",
         "vp9.webm",
+        "vp9.ivf",
         "noduration.webm",
         "hevc.mp4",
         "tenbit.mp4",
@@ -50,6 +54,7 @@ def reasons(found: list[SegmentFrames | SegmentReject]) -> list[Reason | None]:
         "start5.mkv",
         "start5.ts",
         "wide_pixels.mp4",
+        "broken_title.mp4",
         "long_claim.mkv",
     ],
 )
@@ -193,20 +198,47 @@ def test_once_over_30_percent_is_damaged_the_rest_is_rejected_with_it(videos: Vi
     assert "before it are damaged" in found[-1].detail
 
 
-@pytest.mark.parametrize("name", ["noise.mkv", "noise.ts"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("noise.mkv", Reason.COVERAGE_GAP),
+        ("noise.ts", Reason.COVERAGE_GAP),
+        ("noise.webm", Reason.CORRUPT_FRAMES),
+    ],
+)
 def test_packets_lost_without_an_error_are_found_by_the_hole_they_leave(
-    videos: VideoShelf, name: str
+    videos: VideoShelf, name: str, reason: Reason
 ):
     found = outcomes(videos(name))
     assert numbers(found[0]) == [2, 7, 12, 17]
-    assert Reason.COVERAGE_GAP in reasons(found)
+    assert reason in reasons(found)
     assert set(reasons(found)) <= {None, Reason.COVERAGE_GAP, Reason.CORRUPT_FRAMES}
     assert numbers(found[-1]) == [62, 67, 72, 77]
 
 
+def test_frames_lost_at_the_head_are_not_stood_in_for_by_the_first_one(videos: VideoShelf):
+    found = outcomes(videos("noise_head.mkv"))
+    assert reasons(found)[0] is not None
+    assert Reason.COVERAGE_GAP in reasons(found)
+    assert numbers(found[-1]) == [62, 67, 72, 77]
+
+
+def test_a_recording_on_hold_is_a_still_picture_when_its_sound_goes_on(videos: VideoShelf):
+    segments = tile(8_000_000, segment_us=2_000_000, min_tail_us=0)
+    found = list(decode(videos("paused.mkv"), segments, num_frames=4, prepare=as_stored))
+    assert reasons(found) == [None] * 4
+    assert [set(numbers(outcome)) for outcome in found[1:3]] == [{15}, {15}]
+
+
+def test_a_container_that_cannot_be_read_on_ends_there(videos: VideoShelf):
+    found = outcomes(videos("bent.ivf"))
+    assert numbers(found[0]) == [2, 7, 12, 17]
+    assert None not in reasons(found)[1:]
+
+
 def test_no_frame_given_from_a_damaged_video_is_a_wrong_one(videos: VideoShelf):
-    names = ("noise.mp4", "noise.mkv", "noise.ts", "zeros_tail.mp4", "noise.hevc.mp4", "half.mkv")
-    for name in names:
+    names = "noise.mp4 noise.mkv noise.ts noise.webm noise_head.mkv noise_head.mp4"
+    for name in [*names.split(), "zeros_tail.mp4", "noise.hevc.mp4", "half.mkv", "bent.ivf"]:
         for outcome in outcomes(videos(name)):
             if isinstance(outcome, SegmentFrames):
                 assert numbers(outcome) == [t_us * FPS // 1_000_000 for t_us in outcome.times_us]
@@ -244,6 +276,45 @@ def test_what_cannot_be_decoded_at_all_raises_before_the_first_segment(
     with pytest.raises(VideoError) as caught:
         next(decode(videos(name), segments, num_frames=4, prepare=as_stored))
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["faststart.mp4", "fragmented.mp4", "base.mkv", "base.ts"])
+def test_a_mangled_file_gives_every_segment_once_or_a_reason(
+    videos: VideoShelf, tmp_path: Path, name: str
+):
+    content = videos.content(name)
+    for seed in range(20):
+        path = tmp_path / f"{seed}.mp4"
+        path.write_bytes(mangled(content, random.Random(seed)))
+        with suppress(VideoError):
+            outcomes(path)
+
+
+def mangled(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, overwrite or take out a stretch, or change single bytes."""
+    begin = rng.randrange(len(content))
+    end = min(len(content), begin + rng.randrange(1, 2000))
+    kind = rng.randrange(4)
+    if kind == 0:
+        return content[:begin]
+    if kind == 1:
+        return content[:begin] + content[end:]
+    if kind == 2:
+        return content[:begin] + rng.randbytes(end - begin) + content[end:]
+    changed = bytearray(content)
+    for _ in range(rng.randrange(1, 40)):
+        changed[rng.randrange(len(content))] = rng.randrange(256)
+    return bytes(changed)
+
+
+def test_frames_that_grow_beyond_the_limit_are_not_decoded(
+    videos: VideoShelf, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 128 * 100)
+    segments = tile(DURATION_US, segment_us=SEGMENT_US, min_tail_us=0)
+    found = list(decode(videos("resized.h264"), segments, num_frames=4, prepare=as_stored))
+    assert reasons(found)[0] is None
+    assert reasons(found)[-1] is not None
 
 
 def test_the_same_file_decodes_to_the_same_bytes_twice(videos: VideoShelf):
