@@ -6,10 +6,13 @@ Every number of the card comes from results.json; its prose is `configs/models/t
 """
 
 import argparse
+import functools
 import json
-import logging
+import multiprocessing
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -22,27 +25,33 @@ from tasks.card_tables import render
 from tasks.exam import Mark, Paper, papers, sit
 from tasks.models import load_model
 
-logger = logging.getLogger(__name__)
-
 Results = dict[str, Any]
 
 
-def hold_exam(config: ModelConfig, *, num_videos: int, num_composed: int) -> Results:
-    """Hold every paper of the exam; return its tables and what was examined."""
+def hold_exam(
+    config: ModelConfig, *, num_videos: int, num_composed: int, workers: int = 1
+) -> Results:
+    """Hold every paper of the exam, `workers` at a time; return its tables and who sat it."""
+    listed = papers(num_videos=num_videos, num_composed=num_composed)
+    longest_first = sorted(listed, key=lambda paper: -paper.num_segments * paper.num_videos)
+    hold = functools.partial(_hold_paper, config=config)
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        found = dict(pool.map(hold, longest_first))
     model = load_model(config)
-    tables = {}
-    for paper in papers(num_videos=num_videos, num_composed=num_composed):
-        tables[paper.name] = tabulate(paper, list(sit(paper, model, config)))
-        percent = {
-            mode: kinds["questions"]["percent"]
-            for mode, kinds in tables[paper.name]["modes"].items()
-        }
-        logger.info("%s: right answers in percent %s", paper.name, percent)
     return {
         "checkpoint_sha256": model.checkpoint.sha256,
         "vlm_weights_sha256": model.vlm.weights_sha256,
-        "papers": tables,
+        "papers": {paper.name: found[paper.name] for paper in listed},
     }
+
+
+def _hold_paper(paper: Paper, *, config: ModelConfig) -> tuple[str, Results]:
+    torch.set_num_threads(1)
+    table = tabulate(paper, list(sit(paper, load_model(config), config)))
+    right = {mode: kinds["questions"]["percent"] for mode, kinds in table["modes"].items()}
+    sys.stderr.write(f"{paper.name}: right answers in percent {right}\n")
+    return paper.name, table
 
 
 def tabulate(paper: Paper, marks: Sequence[Mark]) -> Results:
@@ -107,17 +116,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where results.json and README.md go")
     parser.add_argument("--videos", type=int, default=384, help="videos of one segment")
     parser.add_argument("--composed", type=int, default=256, help="videos per number of segments")
+    parser.add_argument("--workers", type=int, default=2, help="papers sat at the same time")
     parser.add_argument("--tables-only", action="store_true", help="render results.json again")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(2)
     config = load_model_config(given.model)
     out = given.out or given.run or MODELS_DIR / given.model
     if given.tables_only:
         results = json.loads((out / "results.json").read_text())
     else:
         config = trained_in(config, given.run) if given.run else config
-        results = hold_exam(config, num_videos=given.videos, num_composed=given.composed)
+        results = hold_exam(
+            config, num_videos=given.videos, num_composed=given.composed, workers=given.workers
+        )
     write_card(given.model, out, results)
 
 
