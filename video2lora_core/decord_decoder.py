@@ -73,9 +73,7 @@ def _refuse(seen: VideoProbe, path: Path) -> None:
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail)
 
 
-def _checked_times_us(
-    times_s: Float[np.ndarray, "frame bound"], path: Path
-) -> list[tuple[int, int]]:
+def _checked_times_us(times_s: Float[np.ndarray, "frame 2"], path: Path) -> list[tuple[int, int]]:
     """Convert decord's (start, end) seconds to microseconds after the first frame."""
     starts = times_s[:, 0].astype(np.float64)
     if not np.isfinite(times_s).all() or (np.diff(starts) <= 0).any():

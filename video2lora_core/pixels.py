@@ -55,7 +55,7 @@ class PixelSpec:
 
 def prepare(
     frame: UInt8[np.ndarray, "height width channel"], spec: PixelSpec
-) -> UInt8[np.ndarray, "channel size size"]:
+) -> UInt8[np.ndarray, "channel {spec.size_px} {spec.size_px}"]:
     """Resize one RGB frame to the encoder's square."""
     height_px, width_px, _ = frame.shape
     fitted = fitted_size(width_px=width_px, height_px=height_px, edge_px=spec.longest_edge_px)
@@ -89,7 +89,7 @@ def _even(length_px: int) -> int:
 
 def _resize_torch(
     frame: UInt8[np.ndarray, "height width channel"], *, sizes: tuple[tuple[int, int], ...]
-) -> UInt8[np.ndarray, "channel size size"]:
+) -> UInt8[np.ndarray, "channel _ _"]:
     image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
     for width_px, height_px in sizes:
         try:
@@ -106,7 +106,7 @@ def _resize_torch(
 
 def _resize_pil(
     frame: UInt8[np.ndarray, "height width channel"], *, sizes: tuple[tuple[int, int], ...]
-) -> UInt8[np.ndarray, "channel size size"]:
+) -> UInt8[np.ndarray, "channel _ _"]:
     image = Image.fromarray(frame)
     for size in sizes:
         image = image.resize(size, Image.Resampling.LANCZOS)
