@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -114,7 +115,7 @@ def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json
 def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False) -> None:
     """Print the rows of a query."""
     if as_json:
-        sys.stdout.write(json.dumps(rows.to_pylist(), default=str) + "\n")
+        sys.stdout.write(json.dumps(rows.to_pylist(), default=_plain) + "\n")
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows.column_names)
@@ -123,6 +124,13 @@ def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False)
         console = make_console()
         console.print(make_table(rows.column_names, [list(r.values()) for r in rows.to_pylist()]))
         console.print(f"{rows.num_rows} row{'' if rows.num_rows == 1 else 's'}")
+
+
+def _plain(value: object) -> object:
+    """Make JSON of what Arrow gives and JSON lacks: DuckDB's sums of integers are decimals."""
+    if isinstance(value, Decimal):
+        return int(value) if value == int(value) else float(value)
+    return str(value)
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> Table:
