@@ -81,10 +81,12 @@ demo: setup
 	@start=$$(date +%s); $(BIN)/video2lora demo $(DEMO_ARGS) || exit $$?; \
 	echo "demo: $$(( $$(date +%s) - start )) s after installation"
 
+# A file whose name begins with _ is shared by the benchmarks and none itself.
 bench: setup
 	@for script in benchmarks/[a-z]*.py; do \
 		[ -e "$$script" ] || { echo "bench: no benchmark yet"; break; }; \
-		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+		module=$$(echo "$${script%.py}" | tr / .); \
+		echo "== $$module"; $(BIN)/python -m "$$module" || exit 1; done
 
 train: setup
 	$(BIN)/video2lora train --config $(TRAIN_CONFIG)
