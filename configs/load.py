@@ -94,13 +94,14 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _first_problem(error: ValidationError, schema: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    # A misspelt key is both unknown and missing: what was written is the more useful news.
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(schema, first["loc"][:-1]))
         return f"unknown key `{where}`; remove it, or use one of: {known}"
     if first["type"] == "missing":
-        return f"key `{where}` is missing; add it"
+        return f"key `{where}` is missing; give it a value"
     message = first["msg"].removeprefix("Value error, ")
     return f"key `{where}` is wrong (found {first['input']!r}: {message}); correct it"
 

@@ -12,14 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
+
+def _examples(*commands: str) -> str:
+    # Typer keeps a line break of an epilog only where a paragraph ends.
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"  {command}" for command in commands)])
+
+
 app = typer.Typer(
     name="video2lora",
     help="Turn videos into LoRA adapters, and ask a frozen model about them without any visual"
     " token.",
-    epilog="Start with `video2lora demo`. Every command has `--help` with examples.",
+    epilog="Start with [bold]video2lora demo[/bold]. Every command has --help with examples.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
@@ -65,7 +71,13 @@ def _root(
     """Turn videos into LoRA adapters, and ask a frozen model about them."""
 
 
-@app.command(epilog="**Example**  `video2lora internalize videos/ --lake my-lake`")
+@app.command(
+    epilog=_examples(
+        "video2lora internalize videos/ --lake my-lake",
+        "video2lora internalize 'footage/**/*.mkv' --lake s3://team/lake --engine prefect",
+        "video2lora internalize --config configs/internalize.yaml",
+    )
+)
 def internalize(
     corpus: Annotated[
         str | None,
@@ -120,8 +132,10 @@ def internalize(
 
 
 @app.command(
-    epilog="**Examples**  `video2lora ask street.mp4 'What colour is the car?' --lake my-lake`"
-    "  ·  `video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake`"
+    epilog=_examples(
+        "video2lora ask street.mp4 'What colour is the car?' --lake my-lake",
+        "video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake -v",
+    )
 )
 def ask(
     video: Annotated[
@@ -160,8 +174,10 @@ def ask(
 
 
 @app.command(
-    epilog="**Examples**  `video2lora sql 'select * from videos limit 5' --lake my-lake`"
-    "  ·  `video2lora sql 'select reason, count(*) from rejects group by 1' --lake my-lake`"
+    epilog=_examples(
+        "video2lora sql 'select * from coverage' --lake my-lake",
+        "video2lora sql 'select reason, count(*) from rejects group by 1' --lake my-lake --csv",
+    )
 )
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT statement, in quotes.")],
@@ -176,7 +192,7 @@ def sql(
     show_table(open_lake(lake).sql(query), as_json=as_json, as_csv=as_csv)
 
 
-@app.command(epilog="**Example**  `video2lora train --config configs/train/tiny.yaml`")
+@app.command(epilog=_examples("video2lora train --config configs/train/tiny.yaml --out runs/tiny"))
 def train(
     config: Annotated[Path, typer.Option("--config", help="A training config (YAML).")],
     out: Annotated[
@@ -187,14 +203,15 @@ def train(
     ] = True,
 ) -> None:
     """Train a model's hypernetwork (for the embedded default its vision-language model too)."""
-    from tasks import train as training
+    from flows.train_hypernetwork import train_hypernetwork
 
-    training.run(config, out=out, resume=resume)
+    train_hypernetwork(config, out=out, resume=resume)
 
 
 @app.command(
-    epilog="**Examples**  `video2lora demo`  ·  `video2lora demo --video holiday.mp4 --question"
-    " 'What is seen?'`"
+    epilog=_examples(
+        "video2lora demo", "video2lora demo --video holiday.mp4 --question 'What is seen?'"
+    )
 )
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo's files go.")] = Path(

@@ -1,9 +1,11 @@
 """Which adapters answer a question: those of this model, of this video, of this span."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.compute as pc
 
+from storage.errors import VideoUnknownError
 from storage.lake import Lake
 from storage.schemas import Row
 from tasks.recipe import ModelIdentity
@@ -43,9 +45,9 @@ def pick_adapters(
     Raises:
         VideoUnknownError: no such video, or several.
         ModelMismatchError: the video's adapters were made for another model or checkpoint.
-        UsageError: the span lies outside the video.
+        UsageError: the span lies outside the video, or the video was rejected.
     """
-    video_id = lake.resolve_video(video)
+    video_id = _resolve(lake, video)
     recipe_id = fitting_recipe(lake, video_id, model)
     rows = lake.adapters_for(video_id, recipe_id)
     segments = {Segment(start_us=row["start_us"], end_us=row["end_us"]): row for row in rows}
@@ -53,7 +55,7 @@ def pick_adapters(
         return Picked(video_id=video_id, recipe_id=recipe_id, rows=tuple(rows))
     duration_us = _duration_us(lake, video_id)
     start_us, end_us = start_us or 0, duration_us if end_us is None else end_us
-    if start_us >= duration_us or end_us > duration_us:
+    if not 0 <= start_us < duration_us or end_us > duration_us:
         raise UsageError(
             f"span: {start_us / 1e6:g} s to {end_us / 1e6:g} s is outside the video (it lasts "
             f"{duration_us / 1e6:g} s); give --from and --to inside it"
@@ -62,6 +64,24 @@ def pick_adapters(
     return Picked(
         video_id=video_id, recipe_id=recipe_id, rows=tuple(segments[segment] for segment in met)
     )
+
+
+def _resolve(lake: Lake, video: str) -> str:
+    """Find a video; of one that was rejected say why, rather than that it is unknown."""
+    try:
+        return lake.resolve_video(video)
+    except VideoUnknownError:
+        path = str(Path(video).expanduser().absolute())
+        is_it = (pc.field("uri") == video) | (pc.field("uri") == path)
+        is_it = is_it | pc.ends_with(pc.field("uri"), pattern=f"/{video}")
+        rejects = lake.catalog.read("rejects", where=is_it & pc.field("adapter_key").is_null())
+        if not rejects.num_rows:
+            raise
+        last = max(rejects.to_pylist(), key=lambda row: row["created_at"])
+        raise UsageError(
+            f"video {video!r}: it was rejected, {last['reason']} ({last['detail']}); replace the "
+            "file and internalize it again"
+        ) from None
 
 
 def fitting_recipe(lake: Lake, video_id: str, model: ModelIdentity) -> str:

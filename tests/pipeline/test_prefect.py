@@ -1,0 +1,92 @@
+"""The same flow through Prefect, with a server of its own; and a deployment that it accepts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.schema import InternalizeConfig
+from flows import prefect_settings
+from flows.run import run_internalize
+from storage.lake import open_lake
+
+START_S = 300
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=START_S):
+        yield PREFECT_API_URL.value()
+
+
+@pytest.mark.prefect
+def test_prefect_runs_the_same_steps_and_records_them(
+    prefect_api: str, corpus: Path, tmp_path: Path, model: str
+) -> None:
+    config = InternalizeConfig(
+        corpus=str(corpus), lake=str(tmp_path / "lake"), model=model, engine="prefect"
+    )
+    summary = run_internalize(config)
+    assert (summary.engine, summary.shards.num_segments) == ("prefect", 5)
+    assert open_lake(tmp_path / "lake").query("select * from adapters").num_rows == 5
+    again = run_internalize(config)
+    assert (again.shards.num_files_decoded, again.shards.num_segments) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_prefect_accepts_the_deployments(prefect_api: str) -> None:
+    def prefect(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            env={**os.environ, "PREFECT_API_URL": prefect_api, "PROJECT_DIR": str(Path.cwd())},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    prefect("work-pool", "create", "video2lora-control", "--type", "process", "--overwrite")
+    prefect("deploy", "--all")
+    assert "internalize-corpus/internalize" in prefect("deployment", "ls")
+
+
+def test_the_local_engine_imports_no_prefect() -> None:
+    code = "import sys, flows.run, flows.api; print('prefect' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_configured_api_is_found_in_the_environment_or_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert not prefect_settings.is_api_configured()
+    (tmp_path / "profiles.toml").write_text(
+        'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n'
+    )
+    assert prefect_settings.is_api_configured()
+    (tmp_path / "profiles.toml").write_text('active = "other"\n[profiles.team]\n')
+    assert not prefect_settings.is_api_configured()
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert prefect_settings.is_api_configured()
+
+
+def test_a_private_home_leaves_the_users_prefect_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"PREFECT_API_URL": "http://somewhere/api"})
+    prefect_settings.apply(home=tmp_path / "home")
+    assert "PREFECT_API_URL" not in os.environ
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "home")
