@@ -1,5 +1,6 @@
 """A lake in a temporary directory, and rows to put into it."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,17 @@ def rows() -> Rows:
     return Rows()
 
 
+@pytest.fixture(scope="session")
+def empty_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a lake that nobody writes to: copying it is faster than making ten tables."""
+    root = tmp_path_factory.mktemp("empty") / "lake"
+    open_lake(root, create=True)
+    return root
+
+
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return open_lake(tmp_path / "lake", create=True)
+def lake(tmp_path: Path, empty_lake: Path) -> Lake:
+    return open_lake(shutil.copytree(empty_lake, tmp_path / "lake"))
 
 
 @pytest.fixture(scope="session")

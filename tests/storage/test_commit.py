@@ -9,7 +9,7 @@ import pytest
 
 from storage.catalog import Catalog
 from storage.errors import ObjectMissingError, RowError, UnitOrderError
-from storage.lake import Lake, open_lake
+from storage.lake import Lake
 from storage.object_store import LocalObjectStore
 
 Commit = Callable[..., str]
@@ -103,12 +103,11 @@ def test_shards_and_runs_number_their_units_apart(lake: Lake, rows: Any) -> None
 @pytest.mark.parametrize("is_after", [False, True])
 @pytest.mark.parametrize("dies_at", [1, 2, 3, 4, 5, 6])
 def test_a_writer_that_dies_at_any_table_is_completed_by_the_next_attempt(
-    tmp_path: Path, rows: Any, commit: Commit, dies_at: int, is_after: bool
+    lake: Lake, rows: Any, commit: Commit, dies_at: int, is_after: bool
 ) -> None:
-    lake = open_lake(tmp_path, create=True)
     videos = {"sources": [rows.source("/v.mp4", "v")], "videos": [rows.video("/v.mp4", "v")]}
-    catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=dies_at, is_after=is_after)
-    mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
+    catalog = MortalCatalog(f"{lake.uri}/catalog", dies_at=dies_at, is_after=is_after)
+    mortal = Lake(uri=lake.uri, objects=LocalObjectStore(Path(lake.uri)), catalog=catalog)
     first = [rows.adapter(mortal, "v", i, content="first") for i in range(2)]
     with pytest.raises(DiedError):
         commit(mortal, first, **videos)
@@ -126,26 +125,24 @@ def test_a_writer_that_dies_at_any_table_is_completed_by_the_next_attempt(
 @pytest.mark.parametrize("is_after", [False, True])
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_a_writer_that_dies_at_any_file_leaves_no_row(
-    tmp_path: Path, rows: Any, commit: Commit, dies_at: int, is_after: bool
+    lake: Lake, rows: Any, commit: Commit, dies_at: int, is_after: bool
 ) -> None:
-    lake = open_lake(tmp_path, create=True)
-    objects = MortalObjects(tmp_path, dies_at=dies_at, is_after=is_after)
-    mortal = Lake(uri=str(tmp_path), objects=objects, catalog=Catalog(f"{tmp_path}/catalog"))
+    objects = MortalObjects(Path(lake.uri), dies_at=dies_at, is_after=is_after)
+    mortal = Lake(uri=lake.uri, objects=objects, catalog=Catalog(f"{lake.uri}/catalog"))
     with pytest.raises(DiedError):
         [rows.adapter(mortal, "v", i) for i in range(2)]
     assert lake.table("adapters").num_rows == 0
     assert commit(lake, [rows.adapter(lake, "v", i) for i in range(2)]) == "committed"
     check_lake(lake, num_segments=2)
-    assert not list(tmp_path.rglob(".tmp-*"))
+    assert not list(Path(lake.uri).rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("num_first", [0, 1])
 def test_what_an_earlier_attempt_did_not_commit_is_left_to_the_next_run(
-    tmp_path: Path, rows: Any, commit: Commit, num_first: int
+    lake: Lake, rows: Any, commit: Commit, num_first: int
 ) -> None:
-    lake = open_lake(tmp_path, create=True)
-    catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
-    mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
+    catalog = MortalCatalog(f"{lake.uri}/catalog", dies_at=1, is_after=True)
+    mortal = Lake(uri=lake.uri, objects=LocalObjectStore(Path(lake.uri)), catalog=catalog)
     with pytest.raises(DiedError):
         commit(mortal, [rows.adapter(mortal, "v", i) for i in range(num_first)])
     both = [rows.adapter(lake, "v", i, content="second") for i in range(2)]
@@ -159,11 +156,10 @@ def test_what_an_earlier_attempt_did_not_commit_is_left_to_the_next_run(
 
 
 def test_rows_that_contradict_what_is_committed_are_refused(
-    tmp_path: Path, rows: Any, commit: Commit
+    lake: Lake, rows: Any, commit: Commit
 ) -> None:
-    lake = open_lake(tmp_path, create=True)
-    catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
-    mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
+    catalog = MortalCatalog(f"{lake.uri}/catalog", dies_at=1, is_after=True)
+    mortal = Lake(uri=lake.uri, objects=LocalObjectStore(Path(lake.uri)), catalog=catalog)
     with pytest.raises(DiedError):
         commit(mortal, [])
     adapter = rows.adapter(lake, "v", 0)
@@ -173,11 +169,10 @@ def test_rows_that_contradict_what_is_committed_are_refused(
 
 @pytest.mark.parametrize("dies_at", [1, 2, 3])
 def test_a_new_run_takes_over_what_a_dead_run_left_open(
-    tmp_path: Path, rows: Any, commit: Commit, dies_at: int
+    lake: Lake, rows: Any, commit: Commit, dies_at: int
 ) -> None:
-    lake = open_lake(tmp_path, create=True)
-    catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=dies_at, is_after=True)
-    mortal = Lake(uri=str(tmp_path), objects=LocalObjectStore(tmp_path), catalog=catalog)
+    catalog = MortalCatalog(f"{lake.uri}/catalog", dies_at=dies_at, is_after=True)
+    mortal = Lake(uri=lake.uri, objects=LocalObjectStore(Path(lake.uri)), catalog=catalog)
     dead = [rows.adapter(mortal, "v", i, content="dead") for i in range(2)]
     with pytest.raises(DiedError):
         commit(mortal, dead, run_id="dead")
@@ -194,13 +189,10 @@ def test_a_new_run_takes_over_what_a_dead_run_left_open(
     assert lake.query("select * from coverage").num_rows == 0
 
 
-def test_a_new_run_that_dies_too_still_takes_over(
-    tmp_path: Path, rows: Any, commit: Commit
-) -> None:
-    lake = open_lake(tmp_path, create=True)
-    place = {"uri": str(tmp_path), "objects": LocalObjectStore(tmp_path)}
+def test_a_new_run_that_dies_too_still_takes_over(lake: Lake, rows: Any, commit: Commit) -> None:
+    place = {"uri": lake.uri, "objects": LocalObjectStore(Path(lake.uri))}
     for run_id in ("dead", "new"):
-        catalog = MortalCatalog(f"{tmp_path}/catalog", dies_at=1, is_after=True)
+        catalog = MortalCatalog(f"{lake.uri}/catalog", dies_at=1, is_after=True)
         mortal = Lake(**place, catalog=catalog)
         with pytest.raises(DiedError):
             commit(mortal, [rows.adapter(mortal, "v", 0, content=run_id)], run_id=run_id)

@@ -1,9 +1,13 @@
 """Two live processes on one shard: every unit once, nothing lost, nothing twice."""
 
 import multiprocessing
+import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from storage.identity import adapter_key, sha256_hex
 from storage.lake import Lake, open_lake
@@ -87,6 +91,28 @@ def test_two_live_writers_of_one_shard_commit_every_unit_once(tmp_path: Path) ->
     committed = [unit for _, unit, outcome in told if outcome == "committed"]
     assert sorted(committed) == list(range(NUM_UNITS))
     _check(open_lake(tmp_path))
+
+
+@pytest.mark.slow
+def test_writers_that_are_killed_again_and_again_lose_and_double_nothing(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path, create=True)
+    context = multiprocessing.get_context("spawn")
+    delays = random.Random(0)
+    while lake.next_unit("run", 0) < NUM_UNITS:
+        known = lake.next_unit("run", 0)
+        # A queue of its own for each: a killed writer may leave its queue locked.
+        results = context.Queue()
+        worker = context.Process(
+            target=write_shard, args=(str(tmp_path), f"writer-{known}", results)
+        )
+        worker.start()
+        while worker.is_alive() and lake.next_unit("run", 0) == known:
+            time.sleep(0.01)
+        time.sleep(delays.uniform(0, 0.1))
+        assert worker.exitcode in (None, 0)
+        worker.kill()
+        worker.join()
+    _check(lake)
 
 
 def _check(lake: Lake) -> None:
