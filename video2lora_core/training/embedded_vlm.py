@@ -86,7 +86,7 @@ def visual_tokens(
 def embed(
     model: SmolVLMForConditionalGeneration,
     ids: Int[Tensor, "row token"],
-    visual: Float[Tensor, "frame token d_model"] | None,
+    visual: Float[Tensor, "patch d_model"] | None,
 ) -> Float[Tensor, "row token d_model"]:
     """Look up token embeddings; the visual tokens, in order, replace the image tokens."""
     embeddings: Tensor = model.model.text_model.embed_tokens(ids)
