@@ -1,1 +1,1 @@
-"""The method: video segments in, adapters out, answers from adapters alone. torch only, no framework."""
+"""The method: segments in, adapters out, answers from adapters alone. torch, and no framework."""
