@@ -12,7 +12,7 @@ STAGES = ("see", "answer", "internalize")
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Read a stage's log: one JSON object per logged step."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line, parse_int=float) for line in path.read_text().splitlines()]
 
 
 def draw_curves(directory: Path, picture: Path) -> None:
