@@ -23,6 +23,7 @@ from video2lora_core.internalize import internalize
 from video2lora_core.pixels import prepare
 from video2lora_core.segments import tile
 from video2lora_core.shapes_world import Question, World, ask_all, sample_world
+from video2lora_core.shapes_world.questions import MANY_SCENES_TYPES
 from video2lora_core.shapes_world.video_files import write_mp4
 from video2lora_core.shapes_world.world import HELD_OUT_PAIRS, SEEN_PAIRS
 
@@ -122,12 +123,9 @@ def _candidate(paper: Paper, number: int, model: LoadedModel, config: ModelConfi
     made = internalize(
         model.vlm, model.hypernetwork, frames, checkpoint_sha256=model.checkpoint.sha256
     )
-    kinds_skipped = {"caption"} if paper.num_segments == 1 and paper.seed >= 10 else set()
-    questions = [
-        q for q in ask_all(world, seed=0, pairs=paper.pairs) if q.kind not in kinds_skipped
-    ]
+    questions = ask_all(world, seed=0, pairs=paper.pairs)
     if paper.seed >= 10:  # a composition paper of one segment asks what the longer ones ask
-        questions = [q for q in questions if q.kind in {"colour", "shape", "motion", "exist"}]
+        questions = [q for q in questions if q.kind in MANY_SCENES_TYPES]
     return Candidate(
         world=world,
         segments=frames,
