@@ -111,8 +111,8 @@ class InternalizeConfig(_Strict):
     """The lake's root: a directory or s3://bucket/prefix."""
     model: Annotated[str, Field(min_length=1)] = "tiny"
     """A name under configs/models or the path of a model config."""
-    corpus_name: str = "default"
-    """The corpus that the sources belong to, a column in the catalog."""
+    corpus_name: str | None = None
+    """What the catalog calls the corpus; `corpus` itself where it has no name."""
     engine: Literal["auto", "local", "prefect"] = "auto"
     """`auto` is `prefect` where a Prefect API is configured, else `local`."""
     decoder: Literal["pyav", "decord"] = "pyav"

@@ -4,6 +4,7 @@ Everything it makes lies under one folder: the videos, the lake, and a Prefect h
 that a user's Prefect is left alone. Run again, it finds the lake as it is and has nothing to do.
 """
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class DemoSettings:
     model: str
     num_videos: int
     seed: int
+    max_new_tokens: int = 24
 
 
 class Steps:
@@ -85,7 +87,7 @@ def run_demo(settings: DemoSettings) -> None:
         _print_rows(console, lake, _CATALOG_SQL)
     if settings.video is None:
         with steps.step("ask from the adapter, in context, and blind"):
-            compared = _ask_all(lake, rendered)
+            compared = _ask_all(lake, rendered, max_new_tokens=settings.max_new_tokens)
             _print_comparison(console, compared)
     else:
         with steps.step("ask about your video, from its adapters alone"):
@@ -102,7 +104,14 @@ def _start_prefect(home: Path) -> None:
     prefect_settings.apply(home=home)
     from flows.prefect_engine import start_flow
 
-    start_flow()
+    try:
+        start_flow()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"Prefect: its server did not start ({reason}); try again when the machine is less "
+            "busy, or run `video2lora demo --engine local`"
+        ) from error
 
 
 def _internalize(settings: DemoSettings, steps: Steps, console: Console) -> OpenLake:
@@ -121,21 +130,30 @@ def _internalize(settings: DemoSettings, steps: Steps, console: Console) -> Open
     return open_lake(uri, model=settings.model)
 
 
-def _ask_all(lake: OpenLake, videos: Sequence[RenderedVideo]) -> list[ComparedQuestion]:
+def _ask_all(
+    lake: OpenLake, videos: Sequence[RenderedVideo], *, max_new_tokens: int
+) -> list[ComparedQuestion]:
     compared: list[ComparedQuestion] = []
     for number, video in enumerate(videos):
         adapter = lake.adapter(str(video.path))
         watched = watch_video(video.path, lake.config)
+        ask = functools.partial(
+            compare_answers,
+            lake.model,
+            adapter=adapter,
+            video=watched,
+            max_new_tokens=max_new_tokens,
+        )
         if number == 0:  # the first forward of a process is slow, and nobody's fault
-            compare_answers(lake.model, video.questions[:1], adapter=adapter, video=watched)
-        compared += compare_answers(lake.model, video.questions, adapter=adapter, video=watched)
+            ask(video.questions[:1])
+        compared += ask(video.questions)
     return compared
 
 
 def _ask_own(console: Console, lake: OpenLake, settings: DemoSettings) -> None:
     question = settings.question or _CAPTION
     adapter = lake.adapter(str(settings.video))
-    found = lake.ask(question, adapter=adapter)
+    found = lake.ask(question, adapter=adapter, max_new_tokens=settings.max_new_tokens)
     console.print(f"{question}\n-> {found.text}", markup=False)
     console.print(
         f"prompt {found.num_prompt_tokens} tokens, {found.num_visual_tokens} of them visual, "
@@ -165,11 +183,17 @@ def _print_comparison(console: Console, compared: Sequence[ComparedQuestion]) ->
             title="what a question costs (means; the time is a median)",
         )
     )
-    example = compared[0]
-    console.print(f"for example: {example.question.text}", markup=False)
-    for condition in CONDITIONS:
-        console.print(f"  {condition:<10}  {example.answers[condition].text}", markup=False)
-    console.print(f"  {'truth':<10}  {example.question.answer}", markup=False)
+    examples = [entries[0] for _, entries in groups]
+    console.print(
+        make_table(
+            ["question", "truth", *CONDITIONS],
+            [
+                [e.question.text, e.question.answer, *(e.answers[c].text for c in CONDITIONS)]
+                for e in examples
+            ],
+            title="the first question of each type",
+        )
+    )
 
 
 def _percent_right(entries: Sequence[ComparedQuestion], condition: str) -> float:

@@ -95,5 +95,10 @@ def _note_plan(
     num: int,
 ) -> None:
     columns = common_columns(recipe, attempt_id=attempt_id)
-    noted = {"run_id": run_id, "event": "planned", "corpus": config.corpus, "num_videos": num}
+    noted = {
+        "run_id": run_id,
+        "event": "planned",
+        "corpus": config.corpus_name or config.corpus,
+        "num_videos": num,
+    }
     lake.append("runs", [{**columns, **noted}])

@@ -124,6 +124,6 @@ class ShardWriter:
         for draft in self._drafts:
             if draft.unit == unit:
                 return draft
-        draft = UnitDraft(unit, corpus_name=self._config.corpus_name)
+        draft = UnitDraft(unit, corpus_name=self._config.corpus_name or self._config.corpus)
         self._drafts.append(draft)
         return draft

@@ -56,7 +56,8 @@ def test_prefect_accepts_the_deployments(prefect_api: str) -> None:
 
     prefect("work-pool", "create", "video2lora-control", "--type", "process", "--overwrite")
     prefect("deploy", "--all")
-    assert "internalize-corpus/internalize" in prefect("deployment", "ls")
+    shown = prefect("deployment", "inspect", "internalize-corpus/internalize")
+    assert "flows.prefect_engine.internalize_corpus_flow" in shown
 
 
 def test_the_local_engine_imports_no_prefect() -> None:
