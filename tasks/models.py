@@ -78,6 +78,8 @@ def read_checkpoint_files(directory: Path) -> dict[str, bytes]:
 def _load_once(config_json: str) -> LoadedModel:
     config = ModelConfig.model_validate_json(config_json)
     device = _device(config.vlm.device)
+    if config.vlm.threads is not None:
+        torch.set_num_threads(config.vlm.threads)
     vlm = load_vlm(
         config.vlm.path or config.vlm.hub_id or "",
         revision=config.vlm.revision,
