@@ -35,6 +35,8 @@ class VlmConfig(_Strict):
     """`auto` takes the first CUDA device, else the CPU; or any torch device string."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel; provenance, not identity."""
+    cpu_threads: Annotated[int, Field(gt=0)] | None = None
+    """Threads that torch uses in the whole process; a tiny model is fastest with one."""
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads of a kernel; torch's own choice when not set. Small models want one: where
     another process holds a core, two threads wait for each other at every operation."""

@@ -225,7 +225,7 @@ def demo(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="prefect or local.")] = "prefect",
     model: Model = "tiny",
-    num_videos: Annotated[int, typer.Option("--num-videos", help="Generated videos.", min=1)] = 12,
+    num_videos: Annotated[int, typer.Option("--num-videos", help="Generated videos.", min=1)] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
 ) -> None:
     """Show the whole method on generated videos, or on a video of your own.

@@ -14,12 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
+from configs.load import load_model_config
 from configs.schema import InternalizeConfig
 from flows import prefect_settings
 from flows.api import OpenLake, open_lake
 from flows.console import make_console, make_table, show_run, showing_progress
 from flows.run import run_internalize
 from tasks.compare_answers import CONDITIONS, ComparedQuestion, compare_answers, watch_video
+from tasks.models import load_model
 from tasks.render_corpus import RenderedVideo, render_corpus
 from video2lora_core.errors import UsageError
 
@@ -69,6 +71,8 @@ def run_demo(settings: DemoSettings) -> None:
     console = make_console()
     steps = Steps(console)
     rendered: Sequence[RenderedVideo] = ()
+    with steps.step(f"load the model {settings.model}"):
+        load_model(load_model_config(settings.model))
     if settings.video is None:
         with steps.step(f"render {settings.num_videos} unseen videos"):
             rendered = render_corpus(
@@ -183,7 +187,7 @@ def _print_comparison(console: Console, compared: Sequence[ComparedQuestion]) ->
             title="what a question costs (means; the time is a median)",
         )
     )
-    examples = [entries[0] for _, entries in groups]
+    examples = [entries[0] for kind, entries in groups if kind != "caption"]  # a caption is long
     console.print(
         make_table(
             ["question", "truth", *CONDITIONS],

@@ -77,6 +77,8 @@ def read_checkpoint_files(directory: Path) -> dict[str, bytes]:
 @functools.lru_cache(maxsize=1)
 def _load_once(config_json: str) -> LoadedModel:
     config = ModelConfig.model_validate_json(config_json)
+    if config.vlm.cpu_threads is not None:
+        torch.set_num_threads(config.vlm.cpu_threads)
     device = _device(config.vlm.device)
     if config.vlm.threads is not None:
         torch.set_num_threads(config.vlm.threads)
