@@ -16,6 +16,7 @@ from configs.schema import ModelConfig
 from configs.train_schema import ScheduleConfig, TrainConfig
 from tasks.models import pixel_spec, prompt_layout
 from video2lora_core.checkpoint import save_checkpoint
+from video2lora_core.errors import UsageError
 from video2lora_core.hypernetwork import (
     Hypernetwork,
     HypernetworkConfig,
@@ -52,6 +53,7 @@ def run(
     """
     config = load_config(config_path, TrainConfig)
     directory = out or config.out
+    _keep_config(config, directory, resume=resume)
     torch.set_num_threads(config.threads)
     model_config = load_model_config(config.model)
     train_vlm(config, directory, resume=resume, report=report)
@@ -61,6 +63,19 @@ def run(
     train_hypernetwork(config, model_config, vlm, directory, resume=resume, report=report)
     draw_curves(directory, directory / "curves.png")
     return directory
+
+
+def _keep_config(config: TrainConfig, directory: Path, *, resume: bool) -> None:
+    """Write the config beside the states; refuse to go on from states of another one."""
+    text = config.model_dump_json(exclude={"out"}, indent=1) + "\n"
+    kept = directory / "config.json"
+    if resume and kept.exists() and kept.read_text(encoding="utf-8") != text:
+        raise UsageError(
+            f"{directory}: was trained with another config ({kept} differs); give another --out, "
+            "or --no-resume to start again"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    kept.write_text(text, encoding="utf-8")
 
 
 def train_vlm(config: TrainConfig, directory: Path, *, resume: bool, report: Report | None) -> None:

@@ -168,3 +168,16 @@ def test_a_misspelt_key_is_refused_by_its_name(tmp_path: Path, where: str, key: 
     with pytest.raises(UsageError, match=rf"unknown key `{where}\.?{key}`"):
         run(path, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_states_of_another_config_are_refused_and_started_over_only_when_asked(
+    trained: Trained, tmp_path: Path
+) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    content["seed"] += 1
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(content))
+    before = finished_files(trained.directory)
+    with pytest.raises(UsageError, match="was trained with another config"):
+        run(path, out=trained.directory)
+    assert finished_files(trained.directory) == before

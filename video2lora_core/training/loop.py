@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+POINTER = "state.json"  # names the newest state that is whole
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -79,6 +81,8 @@ def run_stage(stage: Stage, *, resume: bool = True, report: Report | None = None
     """
     optimizer = _optimizer(stage)
     stage.directory.mkdir(parents=True, exist_ok=True)
+    if not resume:  # an earlier run's state must not be what the next resume goes on from
+        (stage.directory / POINTER).unlink(missing_ok=True)
     first = _load(stage, optimizer) if resume else 0
     log = stage.directory / "log.jsonl"
     _cut_log(log, first)
@@ -155,7 +159,7 @@ def _save(stage: Stage, optimizer: torch.optim.AdamW, step: int) -> None:
             tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
     file = stage.directory / f"state-{step:06d}.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    pointer = stage.directory / "state.json"
+    pointer = stage.directory / POINTER
     draft = pointer.with_suffix(".draft")
     draft.write_text(json.dumps({"step": step, "file": file.name}))
     draft.replace(pointer)
@@ -165,7 +169,7 @@ def _save(stage: Stage, optimizer: torch.optim.AdamW, step: int) -> None:
 
 
 def _load(stage: Stage, optimizer: torch.optim.AdamW) -> int:
-    pointer = stage.directory / "state.json"
+    pointer = stage.directory / POINTER
     if not pointer.exists():
         return 0
     saved = json.loads(pointer.read_text())
