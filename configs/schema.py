@@ -36,7 +36,7 @@ class VlmConfig(_Strict):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel; provenance, not identity."""
     cpu_threads: Annotated[int, Field(gt=0)] | None = None
-    """Threads that torch uses in the whole process; a tiny model is fastest with one."""
+    """Threads that torch uses in the whole process; a tiny model gains nothing from a second."""
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads of a kernel; torch's own choice when not set. Small models want one: where
     another process holds a core, two threads wait for each other at every operation."""
