@@ -36,10 +36,8 @@ class VlmConfig(_Strict):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel; provenance, not identity."""
     cpu_threads: Annotated[int, Field(gt=0)] | None = None
-    """Threads that torch uses in the whole process; a tiny model gains nothing from a second."""
-    threads: Annotated[int, Field(gt=0)] | None = None
-    """CPU threads of a kernel; torch's own choice when not set. Small models want one: where
-    another process holds a core, two threads wait for each other at every operation."""
+    """Threads that torch uses in the whole process; its own choice when not set. A tiny model
+    wants one: where another process holds a core, two wait for each other at every operation."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -80,8 +80,6 @@ def _load_once(config_json: str) -> LoadedModel:
     if config.vlm.cpu_threads is not None:
         torch.set_num_threads(config.vlm.cpu_threads)
     device = _device(config.vlm.device)
-    if config.vlm.threads is not None:
-        torch.set_num_threads(config.vlm.threads)
     vlm = load_vlm(
         config.vlm.path or config.vlm.hub_id or "",
         revision=config.vlm.revision,
