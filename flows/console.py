@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from flows.clock import show_time
+
 if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     import pyarrow as pa
 
@@ -104,7 +106,9 @@ def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json
     console = make_console()
     console.print(answer.text, markup=False)
     if is_verbose:
-        shown = ", ".join(f"{start:g}-{end:g} s" for start, end in spans)
+        shown = ", ".join(
+            f"{show_time(row['start_us'])}-{show_time(row['end_us'])}" for row in picked.rows
+        )
         console.print(f"  video          {video_id[:12]}")
         console.print(f"  segments       {len(spans)}: {shown}")
         console.print(f"  prompt tokens  {answer.num_prompt_tokens}")

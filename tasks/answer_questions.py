@@ -38,17 +38,6 @@ def fetch_composition(
     return compose.with_bias(whole, model.bias())
 
 
-def blind_adapter(model: LoadedModel) -> Adapter:
-    """Return the bias alone: what an adapter is when no video was seen."""
-    config = model.hypernetwork.config
-    return compose.bias_only(
-        model.bias(),
-        layers=config.layers,
-        scaling=config.scaling,
-        checkpoint_sha256=model.checkpoint.sha256,
-    )
-
-
 def answer_questions(
     model: LoadedModel,
     questions: Sequence[str],

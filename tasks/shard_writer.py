@@ -91,8 +91,9 @@ class ShardWriter:
         with self._watch.measure("store"):
             for decoded, outcome in zip(batch, made, strict=True):
                 self._store(decoded, outcome)
-        self.num_segments += len(batch)
-        report("segments", len(batch))
+        num_made = sum(isinstance(outcome, MadeAdapter) for outcome in made)
+        self.num_segments += num_made
+        report("segments", num_made)
 
     def _store(self, decoded: Decoded, outcome: MadeAdapter | Reject) -> None:
         draft = self._draft(decoded.slot.unit)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from configs.schema import InternalizeConfig
@@ -220,3 +221,27 @@ def test_a_manifest_keeps_its_ids_and_columns(
     assert (row["given_id"], row["corpus"]) == ("clip-1", "home")
     assert "kitchen" in row["metadata"]
     assert lake().resolve_video("clip-1")
+
+
+def test_a_deleted_video_stays_deleted_on_a_second_run(
+    run: Run, corpus: Path, lake: Callable[[], Lake]
+) -> None:
+    run()
+    video_id = lake().resolve_video("short.mp4")
+    lake().append("tombstones", [{"video_id": video_id, "sequence": 1, "is_deleted": True}])
+    os.utime(corpus / "short.mp4", ns=(1, 1))
+    assert work(run()) == (1, 0, 0)
+    assert rows(lake(), "select count(*) n from videos") == [{"n": 1}]
+
+
+def test_a_remote_video_is_fetched_once_and_its_copy_removed(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/remote/short.mp4", (corpus / "short.mp4").read_bytes())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert work(run(corpus="memory://remote")) == (1, 1, 2)
+    assert list(scratch.iterdir()) == []
+    assert work(run(corpus="memory://remote")) == (0, 0, 0)
