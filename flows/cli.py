@@ -12,30 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import cli_adapters, cli_corpus, cli_maintenance, cli_models
+from flows.cli_app import Json, Lake, Model, app, examples
 
-def _examples(*commands: str) -> str:
-    # Typer keeps a line break of an epilog only where a paragraph ends.
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"  {command}" for command in commands)])
-
-
-app = typer.Typer(
-    name="video2lora",
-    help="Turn videos into LoRA adapters, and ask a frozen model about them without any visual"
-    " token.",
-    epilog="Start with [bold]video2lora demo[/bold]. Every command has --help with examples.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-
-Lake = Annotated[
-    str, typer.Option("--lake", help="The lake: a directory or s3://bucket/prefix.", metavar="URI")
-]
-Model = Annotated[
-    str, typer.Option("--model", help="A name of configs/models, or a model config's path.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+# Importing them is what makes their commands part of `app`.
+COMMANDS = (cli_adapters, cli_corpus, cli_maintenance, cli_models)
 
 
 def main() -> None:
@@ -72,7 +53,7 @@ def _root(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "video2lora internalize videos/ --lake my-lake",
         "video2lora internalize 'footage/**/*.mkv' --lake s3://team/lake --engine prefect",
         "video2lora internalize --config configs/internalize.yaml",
@@ -132,7 +113,7 @@ def internalize(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "video2lora ask street.mp4 'What colour is the car?' --lake my-lake",
         "video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake -v",
     )
@@ -174,7 +155,7 @@ def ask(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "video2lora sql 'select * from coverage' --lake my-lake",
         "video2lora sql 'select reason, count(*) from rejects group by 1' --lake my-lake --csv",
     )
@@ -192,7 +173,7 @@ def sql(
     show_table(open_lake(lake).sql(query), as_json=as_json, as_csv=as_csv)
 
 
-@app.command(epilog=_examples("video2lora train --config configs/train/tiny.yaml --out runs/tiny"))
+@app.command(epilog=examples("video2lora train --config configs/train/tiny.yaml --out runs/tiny"))
 def train(
     config: Annotated[Path, typer.Option("--config", help="A training config (YAML).")],
     out: Annotated[
@@ -209,7 +190,7 @@ def train(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "video2lora demo", "video2lora demo --video holiday.mp4 --question 'What is seen?'"
     )
 )

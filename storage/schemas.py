@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from storage.errors import CatalogError, RowError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Row = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
         (
             _RUN,
             _RECIPE,
-            _col("event", _TEXT, "planned, unit, shard, published or failed"),
+            _col("event", _TEXT, "planned, unit, shard, published, failed, or maintenance"),
             _opt("shard", _INT, "shard of the run"),
             _opt("unit", _INT, "unit of the shard"),
             _opt("attempt_id", _TEXT, "the execution that wrote the row"),
@@ -133,6 +133,12 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _opt("num_unique_frames", _INT, "different frames among them"),
             _opt("num_corrupt_frames", _INT, "frames that the decoder flagged"),
             _opt("decode_s", _REAL, "decoding time of the segment", "s"),
+            _opt("max_lag_us", _LONG, "most that a frame began before its instant", "us"),
+            _opt(
+                "flags",
+                _TEXTS,
+                "oddities: PTS_DISCONTINUITY, RES_CHANGE",
+            ),
         ),
     ),
     "adapters": (
@@ -161,6 +167,7 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _opt("norm_update", _REAL, "Frobenius norm of all updates"),
             _opt("device", _TEXT, "device that made it"),
             _opt("device_s", _REAL, "device time of the segment", "s"),
+            _opt("is_random", _FLAG, "true where the model's weights are random: for tests only"),
         ),
     ),
     "compositions": (

@@ -184,6 +184,8 @@ def _without_pixels(decoded: Decoded) -> _Segment:
             "num_frames": len(decoded.outcome.times_us),
             "num_unique_frames": decoded.outcome.num_unique_frames,
             "num_corrupt_frames": decoded.outcome.num_corrupt_frames,
+            "max_lag_us": decoded.outcome.max_lag_us,
+            "flags": [str(flag) for flag in decoded.outcome.flags],
         }
     return _Segment(slot=decoded.slot, frames={**frames, "decode_s": decoded.decode_s})
 

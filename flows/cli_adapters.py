@@ -1,0 +1,1 @@
+"""Commands on adapters: composing them and carrying them elsewhere."""

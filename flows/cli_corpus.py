@@ -1,0 +1,1 @@
+"""Commands on what there is to do: dry run, retry, backfill."""

@@ -1,0 +1,1 @@
+"""Commands that keep a lake well: checking, compacting, cleaning up, deleting."""
