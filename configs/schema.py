@@ -105,6 +105,20 @@ class ModelConfig(_Strict):
     """Segments per device batch, of one or several videos."""
 
 
+class DecodeConfig(_Strict):
+    """How videos are read and decoded beside the device's work; not part of the recipe."""
+
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Videos that are decoded at once, each by a child process; 0 decodes one at a time in this
+    process, without limits, which is for debugging."""
+    ahead_segments: Annotated[int, Field(ge=0)] = 64
+    """How far decoding may run ahead of the oldest unit that is not committed. A kill costs at most
+    a unit and these; above `batch_segments`, batches are full where there is work."""
+    scratch_bytes: Annotated[int, Field(gt=0)] = 16 * 1024**3
+    """Room on this machine's disk for copies of remote videos, all at once; a larger file is a
+    TOO_LARGE reject."""
+
+
 class InternalizeConfig(_Strict):
     """One run: which videos, with which model, into which lake."""
 
@@ -120,6 +134,8 @@ class InternalizeConfig(_Strict):
     """`auto` is `prefect` where a Prefect API is configured, else `local`."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """PyAV is right on every tested format; decord is wrong on HEVC, MPEG-TS and WMV."""
+    decode: DecodeConfig = DecodeConfig()
+    """How many videos are decoded at once, how far ahead, within which limits."""
     stored_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the stored factors."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None

@@ -21,6 +21,7 @@ from storage.errors import CredentialsError, ManifestError, reason_of
 from storage.identity import source_id
 from storage.manifest_file import MANIFEST_SUFFIXES, ManifestRow, read_manifest
 from storage.remote import file_system, is_remote
+from storage.remote_file import version_token
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -165,8 +166,7 @@ def _local_source(path: Path) -> Source:
 
 
 def _seen(uri: str, info: Mapping[str, Any]) -> Source:
-    names = ("ETag", "etag", "LastModified", "mtime", "created")
-    token = next((str(info[name]) for name in names if info.get(name)), None)
+    token = version_token(info)
     return Source(uri=uri, size_bytes=info.get("size"), version_token=token)
 
 

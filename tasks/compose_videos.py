@@ -54,6 +54,7 @@ def compose_videos(
         num_compositions=len(rows) if is_ours else 0,
         num_units=int(is_ours),
         seconds=watch.seconds,
+        wall_s=watch.wall_s,
     )
 
 

@@ -1,16 +1,25 @@
 """The step that does a shard's work: frames to adapters, committed unit by unit in plan order."""
 
 import logging
+from collections.abc import Sequence
 
 from configs.schema import InternalizeConfig
-from storage.lake import open_lake
+from storage.lake import Lake, open_lake
 from storage.plans import plan_sources
+from tasks.decoding_child import VideoReader
+from tasks.in_process_reader import InProcessReader
+from tasks.internalize_batch import MadeAdapter, internalize_batch
 from tasks.known import look_up
-from tasks.recipe import make_recipe
-from tasks.shard_writer import ShardWriter
+from tasks.meet_video import Reject
+from tasks.models import load_model
+from tasks.progress import report
+from tasks.recipe import Recipe, make_recipe
+from tasks.shard_plan import ShardPlan
+from tasks.shard_work import do_shard
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
-from tasks.work_stream import WorkStream
+from tasks.unit_rows import common_columns
+from video2lora_core.frames import SegmentFrames
 
 logger = logging.getLogger(__name__)
 
@@ -20,41 +29,70 @@ def internalize_units(
 ) -> ShardSummary:
     """Internalize what a shard's plan lists and the catalog lacks.
 
-    Memory holds one batch of frames and the rows of a unit or two, whatever a video's length.
+    Memory holds two batches of frames, two segments per reader and the rows of some units, whatever
+    a video's length (docs/pipeline.md).
     """
     watch = Stopwatch()
     recipe = make_recipe(config)
     lake = open_lake(config.lake)
-    sources = plan_sources(lake.get_plan(run_id), shard)
-    stream = WorkStream(
-        sources,
-        known=look_up(lake, sources, recipe_id=recipe.recipe_id, run_id=run_id),
-        recipe_id=recipe.recipe_id,
-        config=config,
-        model=recipe.model,
-        first_unit=lake.next_unit(run_id, shard),
+    plan = _shard_plan(lake, config, recipe, run_id=run_id, shard=shard, attempt_id=attempt_id)
+    report("shard_videos", len(plan.sources))
+    done = do_shard(
+        plan,
+        known=look_up(lake, plan.sources, recipe_id=recipe.recipe_id, run_id=run_id),
+        readers=_make_readers(config, recipe),
+        make_adapters=lambda batch: _make_adapters(batch, config, recipe, watch),
+        lake=open_lake(config.lake),
         watch=watch,
+        scratch_bytes=config.decode.scratch_bytes,
     )
-    writer = ShardWriter(
-        lake, config, recipe, run_id=run_id, shard=shard, attempt_id=attempt_id, watch=watch
-    )
-    for event in stream:
-        writer.take(event)
-    writer.finish()
     logger.info(
-        "shard %d: %d segments internalized, %d rejects, %d units committed",
+        "shard %d: %d segments internalized, %d rejects, %d units committed, %.1f s",
         shard,
-        writer.num_segments,
-        writer.num_rejects,
-        writer.num_units,
+        done.num_segments,
+        done.num_rejects,
+        done.num_units,
+        done.wall_s,
     )
-    return ShardSummary(
-        num_videos=len(sources),
-        num_files_read=stream.num_files_read,
-        num_files_decoded=stream.num_files_decoded,
-        num_segments=writer.num_segments,
-        num_rejects=writer.num_rejects,
-        num_units=writer.num_units,
-        num_planned_units=stream.num_units,
-        seconds=watch.seconds,
+    return done
+
+
+def _shard_plan(
+    lake: Lake,
+    config: InternalizeConfig,
+    recipe: Recipe,
+    *,
+    run_id: str,
+    shard: int,
+    attempt_id: str,
+) -> ShardPlan:
+    return ShardPlan(
+        run_id=run_id,
+        shard=shard,
+        recipe_id=recipe.recipe_id,
+        sources=plan_sources(lake.get_plan(run_id), shard),
+        first_unit=lake.next_unit(run_id, shard),
+        unit_segments=config.unit_segments,
+        ahead_segments=config.decode.ahead_segments,
+        batch_segments=config.batch_segments or recipe.model.batch_segments,
+        rule=recipe.model.segments,
+        corpus_name=config.corpus_name or config.corpus,
+        common=common_columns(recipe, attempt_id=attempt_id),
     )
+
+
+def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoReader]:
+    return [
+        InProcessReader(model=recipe.model, decoder=config.decoder)
+        for _ in range(max(1, config.decode.workers))
+    ]
+
+
+def _make_adapters(
+    batch: Sequence[SegmentFrames], config: InternalizeConfig, recipe: Recipe, watch: Stopwatch
+) -> list[MadeAdapter | Reject]:
+    # Loaded with the first batch, while more is decoded; a shard without work needs no model.
+    with watch.measure("load"):
+        model = load_model(recipe.model)
+    with watch.measure("device"):
+        return internalize_batch(model, recipe, batch, stored_dtype=config.stored_dtype)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from configs.schema import SegmentConfig
 from storage.manifest import Source
+from tasks.decoding_child import VideoReader
 from tasks.known import Known, plan_segments
 from tasks.source_file import SourceFile
-from video2lora_core.content import content_id
+from tasks.stopwatch import Stopwatch
 from video2lora_core.errors import Reason, VideoError
-from video2lora_core.frames import VideoProbe, probe
+from video2lora_core.frames import VideoProbe
 from video2lora_core.segments import Segment
 
 # Trying again later may help: the file comes back, the network heals, the machine has more memory.
@@ -62,7 +63,9 @@ class MetVideo:
     """Whether the catalog did not say all this before."""
 
 
-def meet_video(file: SourceFile, known: Known, rule: SegmentConfig) -> MetVideo:
+def meet_video(
+    file: SourceFile, known: Known, rule: SegmentConfig, reader: VideoReader, *, watch: Stopwatch
+) -> MetVideo:
     """Find out what a source is, reading no more than the catalog leaves open."""
     source = file.source
     earlier = known.rejected.get(source.source_id)
@@ -81,20 +84,30 @@ def meet_video(file: SourceFile, known: Known, rule: SegmentConfig) -> MetVideo:
             is_read=False,
             is_new=False,
         )
-    return _read(file, video.video_id if video else None, rule)
+    return _read(file, video.video_id if video else None, rule, reader, watch=watch)
 
 
-def _read(file: SourceFile, video_id: str | None, rule: SegmentConfig) -> MetVideo:
+def _read(
+    file: SourceFile,
+    video_id: str | None,
+    rule: SegmentConfig,
+    reader: VideoReader,
+    *,
+    watch: Stopwatch,
+) -> MetVideo:
     is_read = video_id is None
     try:
-        video_id = video_id or content_id(file.path())
-        found = probe(file.path())
+        path = file.path()
+        with watch.measure("read"):
+            facts = reader.meet(path, is_hashed=not is_read)
     except VideoError as error:
         reject = Reject(reason=error.reason, detail=error.detail)
-        return _rejected(file.source, video_id, reject, is_read=is_read, is_new=True)
+        found_id = video_id or error.video_id
+        return _rejected(file.source, found_id, reject, is_read=is_read, is_new=True)
+    found = facts.probe
     return MetVideo(
         source=file.source,
-        video_id=video_id,
+        video_id=video_id or facts.video_id,
         duration_us=found.duration_us,
         probe=found,
         segments=plan_segments(found.duration_us, rule),

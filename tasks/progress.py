@@ -1,7 +1,8 @@
 """How far a step is, told to whoever listens; a step runs the same when nobody does.
 
 A step's inputs are ids and settings only (Prefect records them), so the listener is not an
-argument: it is set around the flow in the same process and thread.
+argument: it is set around the flow in the same process and thread. Other threads of a step have no
+listener: what they do is reported by the step's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-Event = Literal["videos_planned", "videos", "segments", "rejects"]
+Event = Literal["videos_planned", "shard_videos", "videos", "segments", "rejects"]
 Listener = Callable[[Event, int], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("video2lora_progress", default=None)
@@ -17,8 +18,15 @@ _listener: ContextVar[Listener | None] = ContextVar("video2lora_progress", defau
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Send the reports of every step run inside the `with` block to `listener`."""
-    token = _listener.set(listener)
+    """Send the reports of every step run inside the `with` block to `listener` also."""
+    outer = _listener.get()
+
+    def both(event: Event, count: int) -> None:
+        if outer is not None:
+            outer(event, count)
+        listener(event, count)
+
+    token = _listener.set(both)
     try:
         yield
     finally:

@@ -44,7 +44,11 @@ class ShardSummary:
     num_compositions: int = 0
     """Compositions written in this attempt."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time per kind of work: load, read, decode, internalize, store, compose."""
+    """Busy time per kind of work, threads added up: load (the model), fetch (copies of remote
+    files), read (hash and probe), decode, device, store, commit, compose; and wait, the time that
+    the device was without frames."""
+    wall_s: float = 0.0
+    """Wall time of the steps."""
 
     def __add__(self, other: Self) -> "ShardSummary":
         """Add the counts and the seconds of two summaries."""
@@ -60,6 +64,7 @@ class ShardSummary:
             num_planned_units=self.num_planned_units + other.num_planned_units,
             num_compositions=self.num_compositions + other.num_compositions,
             seconds=dict(seconds),
+            wall_s=self.wall_s + other.wall_s,
         )
 
 

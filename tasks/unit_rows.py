@@ -53,8 +53,9 @@ class UnitDraft:
         """Start with no rows."""
         self.unit = unit
         self.is_ended = False
+        """Whether nothing more is numbered into it."""
         self.num_waiting = 0
-        """Segments decoded but not yet internalized."""
+        """Segments whose adapter is not stored and that have no reject either."""
         self._corpus_name = corpus_name
         self._met: list[MetVideo] = []
         self._segments: dict[str, _Segment] = {}
@@ -76,7 +77,7 @@ class UnitDraft:
         self._met.append(video)
 
     def add_adapter(self, decoded: Decoded, row: Row) -> None:
-        """Take a segment's adapter row; its file is stored already."""
+        """Take a segment's adapter row, to be finished when its file is stored."""
         self._segments[decoded.slot.adapter_key] = _without_pixels(decoded)
         self._adapters[decoded.slot.adapter_key] = row
 

@@ -77,7 +77,10 @@ class VideoError(Video2LoraError):
     """A video or one of its segments cannot be used.
 
     `reason` is the code that goes into the rejects table, `detail` the sentence beside it.
+    `video_id` is set where the file's bytes were hashed before it turned out to be bad.
     """
+
+    video_id: str | None = None
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

@@ -1,0 +1,150 @@
+"""Readers meet and decode a shard's videos in threads of their own, ahead of the device.
+
+Sources are taken in plan order and decoded side by side; what is decoded is taken in any order,
+so a slow video holds nobody up. Pixels wait in one queue of at most `capacity` segments, and each
+reader holds two more: the one it handed over last and the one it works on.
+
+Why this cannot get stuck. Say that everything waits, and take the oldest open unit.
+* Not all of it is numbered: then no segment beyond it is, so no reader waits for the unit to be
+  committed. The first source that is not numbered is with a reader, or will be, because the others
+  finish theirs; it waits for no earlier source, for none is left, and not for room on disk, which
+  is given in plan order too (scratch.py).
+* All of it is numbered: every segment of it may be decoded, its readers decode in ascending order,
+  so they wait for room in the queue or for nothing. The queue is emptied by the device.
+* All of it came out of the queue: `take` answers None when no reader can go on, so the device does
+  not wait for a full batch; stores and commits wait for nobody, and the unit is committed.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tasks.crew import Crew
+from tasks.decoding_child import VideoReader
+from tasks.known import Known
+from tasks.meet_video import MetVideo, Reject, meet_video
+from tasks.numbering import Numbering
+from tasks.open_units import OpenUnits
+from tasks.scratch import Scratch
+from tasks.shard_plan import ShardPlan
+from tasks.source_file import SourceFile
+from tasks.stopwatch import Stopwatch
+from tasks.work_stream import Decoded, Slot
+from video2lora_core.errors import VideoError
+from video2lora_core.frames import SegmentFrames, SegmentReject
+
+ROLE: Final = "reader"
+
+Event = Decoded | MetVideo
+"""A segment that was decoded, or a video that is through."""
+
+
+class ReadAhead:
+    """The readers of a shard, and the queue that the device takes from."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        plan: ShardPlan,
+        *,
+        known: Known,
+        units: OpenUnits,
+        scratch: Scratch,
+        watch: Stopwatch,
+        capacity: int,
+    ) -> None:
+        """Open nothing yet; `capacity` is how many segments' frames may wait."""
+        self._crew = crew
+        self._plan = plan
+        self._known = known
+        self._units = units
+        self._numbering = Numbering(crew, units, plan, known)
+        self._scratch = scratch
+        self._watch = watch
+        self._capacity = capacity
+        self._num_taken = 0
+        self._queue: deque[Event] = deque()
+        self.num_files_read = 0
+        self.num_files_decoded = 0
+
+    def start(self, readers: Sequence[VideoReader]) -> None:
+        """Give every reader a thread."""
+        for reader in readers:
+            self._crew.start(ROLE, lambda r=reader: self._work(r), abort=reader.close)  # type: ignore[misc]
+
+    def take(self, *, is_urgent: bool) -> Event | None:
+        """Return what was read next, in no certain order.
+
+        Args:
+            is_urgent: Whether the caller has something else to do; then None also means that
+                nothing more comes before something is committed. Otherwise None means the end.
+        """
+
+        def has_answer() -> bool:
+            is_idle = is_urgent and self._crew.is_stuck(ROLE)
+            return bool(self._queue) or is_idle or self._crew.is_over(ROLE)
+
+        with self._crew.changing():
+            self._crew.wait_for(has_answer)
+            return self._queue.popleft() if self._queue else None
+
+    def _work(self, reader: VideoReader) -> None:
+        try:
+            while (order := self._next_source()) is not None:
+                self._read(order, reader)
+        finally:
+            reader.close()
+
+    def _next_source(self) -> int | None:
+        with self._crew.changing():
+            if self._crew.is_stopped or self._num_taken == len(self._plan.sources):
+                return None
+            order = self._num_taken
+            self._scratch.expect(order)
+            self._num_taken += 1
+            return order
+
+    def _read(self, order: int, reader: VideoReader) -> None:
+        source = self._plan.sources[order]
+        with SourceFile(source, self._scratch.place(order), watch=self._watch) as file:
+            video = meet_video(file, self._known, self._plan.rule, reader, watch=self._watch)
+            todo = self._numbering.number(order, video)
+            with self._crew.changing():
+                self.num_files_read += video.is_read
+                self.num_files_decoded += bool(todo)
+            for decoded in self._decoded(file, todo, reader):
+                self._put(decoded)
+        self._put(video)
+
+    def _put(self, event: Event) -> None:
+        with self._crew.changing():
+            if isinstance(event, Decoded) and isinstance(event.outcome, SegmentFrames):
+                self._crew.wait_for(lambda: len(self._queue) < self._capacity)
+            self._queue.append(event)
+
+    def _decoded(
+        self, file: SourceFile, todo: Sequence[Slot], reader: VideoReader
+    ) -> Iterator[Decoded]:
+        """Decode; whatever goes wrong with the file becomes the reject of all that is left."""
+        outcomes = _without_errors(file, todo, reader)
+        for slot in todo:
+            self._crew.wait_for(lambda index=slot.index: self._units.is_near(index))  # type: ignore[misc]
+            with self._watch.measure("decode") as spent:
+                outcome = next(outcomes)
+            yield Decoded(slot=slot, outcome=outcome, decode_s=spent())
+
+
+def _without_errors(
+    file: SourceFile, todo: Sequence[Slot], reader: VideoReader
+) -> Iterator[SegmentFrames | Reject]:
+    try:
+        for outcome in reader.decode(file.path(), [slot.segment for slot in todo]):
+            if isinstance(outcome, SegmentReject):
+                yield Reject(reason=outcome.reason, detail=outcome.detail)
+            else:
+                yield outcome
+    except VideoError as error:
+        reject = Reject(reason=error.reason, detail=error.detail)
+        while True:
+            yield reject
+    raise AssertionError("a reader must yield every segment")
