@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -41,17 +41,46 @@ def make_console(*, is_error: bool = False) -> Console:
 
 
 class ProgressLine:
-    """Counts what the steps report, and says it in one line."""
+    """Counts what the steps report, and says it in one line.
 
-    def __init__(self) -> None:
+    Rate and time left count from the moment that the work was planned; the time left assumes that
+    the videos to come are like those that are through.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing done."""
         self.counts: Counter[Event] = Counter()
+        self._now = now
+        self._started_s = now()
+
+    def count(self, event: "Event", number: int) -> None:
+        """Take a step's report."""
+        if event == "videos_planned":
+            self._started_s = self._now()
+        self.counts[event] += number
 
     def text(self) -> str:
-        """Return the counts as people read them."""
+        """Return the counts, the rate and the time left as people read them."""
         counts = self.counts
-        line = f"{counts['segments']} segments"
-        return f"{line}, {counts['rejects']} rejects" if counts["rejects"] else line
+        parts = [f"{counts['segments']} segments"]
+        if counts["rejects"]:
+            parts.append(f"{counts['rejects']} rejects")
+        elapsed_s = self._now() - self._started_s
+        if counts["segments"] and elapsed_s > 0:
+            parts.append(f"{counts['segments'] / elapsed_s:.2g} segments/s")
+        num_left = counts["videos_planned"] - counts["videos"]
+        if counts["videos"] and num_left > 0:
+            left_s = elapsed_s / counts["videos"] * num_left
+            parts.append(f"{_duration(left_s)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 @contextmanager
@@ -173,7 +202,7 @@ def _bar(console: Console) -> Iterator[None]:
         shown = progress.add_task("", total=None, line="planning")
 
         def listen(event: "Event", count: int) -> None:
-            line.counts[event] += count
+            line.count(event, count)
             total = line.counts["videos_planned"]
             progress.update(shown, total=total, completed=line.counts["videos"], line=line.text())
 
@@ -190,7 +219,7 @@ def _lines(console: Console) -> Iterator[None]:
 
     def listen(event: "Event", count: int) -> None:
         nonlocal last_s
-        line.counts[event] += count
+        line.count(event, count)
         if time.monotonic() - last_s >= _PIPE_PAUSE_S:
             last_s = time.monotonic()
             done, total = line.counts["videos"], line.counts["videos_planned"]

@@ -16,6 +16,7 @@ from prefect.tasks import Task
 from configs.schema import InternalizeConfig
 from flows.internalize_corpus import internalize_corpus
 from flows.internalize_shard import internalize_shard
+from flows.prefect_progress import showing_shard
 from tasks.summary import RunSummary, ShardSummary
 
 P = ParamSpec("P")
@@ -56,9 +57,10 @@ def internalize_shard_flow(
     config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
 ) -> ShardSummary:
     """Do one shard of a run: one process, one device."""
-    return internalize_shard(
-        config, PrefectEngine(), run_id=run_id, shard=shard, attempt_id=attempt_id
-    )
+    with showing_shard(run_id, shard):
+        return internalize_shard(
+            config, PrefectEngine(), run_id=run_id, shard=shard, attempt_id=attempt_id
+        )
 
 
 @flow(name="start", persist_result=False)

@@ -1,7 +1,7 @@
 """The device's part of a shard, in its main thread: batches of whatever segments are ready.
 
-A batch mixes segments of different videos. It is run before it is full only where nothing more can
-come until something is committed, and at the end.
+A batch mixes segments of different videos. It is run before it is full only at the end, and where
+nothing more can come until a unit is committed that waits for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class DeviceWork:
 
     def _step(self) -> bool:
         with self._watch.measure("wait"):
-            event = self._reading.take(is_urgent=bool(self._batch))
+            event = self._reading.take(held_units={d.slot.unit for d in self._batch})
         if event is not None:
             self._take(event)
         elif self._batch:

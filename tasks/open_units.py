@@ -24,7 +24,8 @@ class OpenUnits:
     def __init__(self, plan: ShardPlan) -> None:
         """Start at the first unit that is not committed."""
         self._plan = plan
-        self._oldest = plan.first_unit
+        self.oldest = plan.first_unit
+        """The first unit that is not committed."""
         self._drafts: deque[UnitDraft] = deque()
         self._last: int | None = None if plan.sources else -1
 
@@ -37,23 +38,23 @@ class OpenUnits:
     @property
     def is_all_committed(self) -> bool:
         """Whether no unit is left."""
-        return self._last is not None and self._oldest > self._last
+        return self._last is not None and self.oldest > self._last
 
     def is_near(self, index: int) -> bool:
         """Say whether the segment of this number may be decoded now."""
-        end = (self._oldest + 1) * self._plan.unit_segments
+        end = (self.oldest + 1) * self._plan.unit_segments
         return index < end + self._plan.ahead_segments
 
     def expect(self, video: MetVideo, unit: int, todo: Sequence[int]) -> None:
         """Take a source that was met, and the units that its segments to do are in."""
-        if unit >= self._oldest:
+        if unit >= self.oldest:
             self.draft(unit).add_video(video)
         for each in todo:
             self.draft(each).num_waiting += 1
 
     def end_before(self, unit: int) -> None:
         """Nothing more is numbered into the units before this one."""
-        if unit > self._oldest:
+        if unit > self.oldest:
             self.draft(unit - 1)
         for draft in self._drafts:
             draft.is_ended = draft.is_ended or draft.unit < unit
@@ -65,11 +66,11 @@ class OpenUnits:
 
     def draft(self, unit: int) -> UnitDraft:
         """Return an open unit's draft."""
-        assert unit >= self._oldest, "a committed unit was asked for"
-        while len(self._drafts) <= unit - self._oldest:
-            number = self._oldest + len(self._drafts)
+        assert unit >= self.oldest, "a committed unit was asked for"
+        while len(self._drafts) <= unit - self.oldest:
+            number = self.oldest + len(self._drafts)
             self._drafts.append(UnitDraft(number, corpus_name=self._plan.corpus_name))
-        return self._drafts[unit - self._oldest]
+        return self._drafts[unit - self.oldest]
 
     def oldest_if_complete(self) -> UnitDraft | None:
         """Return the draft that can be committed next."""
@@ -79,4 +80,4 @@ class OpenUnits:
     def close_oldest(self) -> None:
         """The oldest unit is committed."""
         self._drafts.popleft()
-        self._oldest += 1
+        self.oldest += 1

@@ -11,12 +11,12 @@ Why this cannot get stuck. Say that everything waits, and take the oldest open u
   is given in plan order too (scratch.py).
 * All of it is numbered: every segment of it may be decoded, its readers decode in ascending order,
   so they wait for room in the queue or for nothing. The queue is emptied by the device.
-* All of it came out of the queue: `take` answers None when no reader can go on, so the device does
-  not wait for a full batch; stores and commits wait for nobody, and the unit is committed.
+* All of it came out of the queue: where some of it is in the device's batch, `take` answers None,
+  and the batch is run before it is full; stores and commits wait for nobody, so it is committed.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from tasks.crew import Crew
@@ -72,16 +72,17 @@ class ReadAhead:
         for reader in readers:
             self._crew.start(ROLE, lambda r=reader: self._work(r), abort=reader.close)  # type: ignore[misc]
 
-    def take(self, *, is_urgent: bool) -> Event | None:
+    def take(self, *, held_units: Collection[int]) -> Event | None:
         """Return what was read next, in no certain order.
 
-        Args:
-            is_urgent: Whether the caller has something else to do; then None also means that
-                nothing more comes before something is committed. Otherwise None means the end.
+        None means that nothing comes before the caller has done what it holds, segments of
+        `held_units`: no reader can go on, and the oldest unit waits for them. It means the end where
+        nothing is held.
         """
 
         def has_answer() -> bool:
-            is_idle = is_urgent and self._crew.is_stuck(ROLE)
+            is_next = self._units.oldest in held_units
+            is_idle = is_next and self._crew.is_stuck(ROLE)
             return bool(self._queue) or is_idle or self._crew.is_over(ROLE)
 
         with self._crew.changing():

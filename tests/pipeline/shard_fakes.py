@@ -3,7 +3,6 @@
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,7 +17,6 @@ from storage.lookups import Span
 from storage.manifest import Source
 from tasks.decoding_child import FileFacts
 from tasks.internalize_batch import MadeAdapter
-from tasks.known import Known
 from tasks.meet_video import Reject
 from tasks.shard_plan import ShardPlan
 from tasks.shard_work import do_shard
@@ -94,6 +92,7 @@ class World:
         self.meeting, self.decoding, self.device = Stage(), Stage(), Stage()
         self.storing, self.committing = Stage(), Stage()
         self.lake = FakeLake(self)
+        self.num_closed = 0
         self.num_decoded = 0
         self.most_at_risk = 0
         self.pixels: list[weakref.ref[np.ndarray]] = []
@@ -142,7 +141,7 @@ class World:
         self.lake.num_committed = 0
         return do_shard(
             plan,
-            known=self._known(),
+            known=FakeKnown(self.films),  # type: ignore[arg-type]
             readers=[FakeReader(self) for _ in range(self.workers)],
             make_adapters=self._make_adapters,
             lake=self.lake,
@@ -177,22 +176,21 @@ class World:
             for frames in batch
         ]
 
-    def _known(self) -> Known:
-        done: dict[str, set[Span]] = {}
-        for film in self.films:
+
+class FakeKnown:
+    """Knows only what another run did."""
+
+    def __init__(self, films: Sequence[Film]) -> None:
+        self.videos: dict[str, Any] = {}
+        self.rejected: dict[str, Any] = {}
+        self.deleted: set[str] = set()
+        self._done: dict[str, set[Span]] = {}
+        for film in films:
             spans = {(film.segment(i).start_us, film.segment(i).end_us) for i in film.done}
-            done.setdefault(film.video_id, set()).update(spans)
-        return Known(
-            lake=None,  # type: ignore[arg-type]  # nothing is left to ask it
-            recipe_id="recipe",
-            videos={},
-            rejected={},
-            num_rejects=Counter(),
-            done=done,
-            met=frozenset(),
-            num_uncomposed=Counter(),
-            deleted=set(),
-        )
+            self._done.setdefault(film.video_id, set()).update(spans)
+
+    def done_spans(self, video_id: str) -> set[Span]:
+        return self._done[video_id]
 
 
 class FakeReader:
@@ -200,7 +198,6 @@ class FakeReader:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.is_closed = False
 
     def meet(self, path: Path, *, is_hashed: bool) -> FileFacts:
         assert not is_hashed
@@ -240,7 +237,8 @@ class FakeReader:
                 yield world.frames(segment)
 
     def close(self) -> None:
-        self.is_closed = True
+        with self.world.lock:
+            self.world.num_closed += 1
 
 
 class FakeLake:

@@ -1,10 +1,10 @@
-"""The flow inside a shard, with fakes: nothing lost or doubled, bounded, overlapping, never stuck."""
+"""The flow inside a shard, with fakes: nothing lost or doubled, bounded, never stuck."""
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -81,6 +81,7 @@ def test_every_segment_is_committed_once_in_its_unit_also_after_a_failure(
             within(60, world.run)
         except RuntimeError as error:
             assert str(error) == "the stage failed"  # noqa: PT017  (it need not get that far)
+        getattr(world, failing).hook = lambda _: None
     summary = within(60, world.run)
     expected = world.expected()
     assert world.lake.segments == expected
@@ -103,7 +104,7 @@ def test_a_run_without_failure_decodes_and_computes_everything_once(directory: P
 
 def test_batches_are_full_where_there_is_enough_to_do(directory: Path) -> None:
     films = [Film(content=n, num_segments=3) for n in range(8)]
-    world = World(directory, films, unit=8, ahead=8, batch=5, workers=3)
+    world = World(directory, films, unit=8, ahead=8, batch=5, workers=1)
     world.run()
     assert world.batches == [5, 5, 5, 5, 4]
 
@@ -149,24 +150,33 @@ def test_an_interrupted_device_commits_what_is_complete(
     assert threads_left() == []
 
 
-def test_a_decoder_that_hangs_is_aborted_and_does_not_keep_the_shard(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests.pipeline import shard_fakes
+def test_a_decoder_that_hangs_is_aborted_and_does_not_keep_the_shard(directory: Path) -> None:
+    world = World(directory, [Film(content=0, num_segments=4)], batch=1, workers=1)
 
-    closed: list[Any] = []
-    monkeypatch.setattr(shard_fakes.FakeReader, "close", closed.append)
-    world = World(directory, [Film(content=n, num_segments=4) for n in range(2)], batch=1)
-
-    def hang_once(call: int) -> None:
+    def hang(call: int) -> None:
         if call == 2:
-            wait_until(lambda: bool(closed))  # as a child does that is killed from outside
+            wait_until(lambda: world.num_closed > 0)  # as a child does that is killed from outside
 
-    world.decoding.hook = hang_once
+    world.decoding.hook = hang
     world.device.hook = fail_at(1)
     with pytest.raises(RuntimeError, match="the stage failed"):
         within(60, world.run)
+    assert world.num_closed == 2  # by the shard, then by the reader's own thread
     assert threads_left() == []
+
+
+def test_a_decoder_that_cannot_be_aborted_is_left_behind(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(directory, [Film(content=0, num_segments=4)], batch=1, workers=1)
+    let_go = threading.Event()
+    world.decoding.hook = lambda call: call < 2 or let_go.wait(60)
+    world.device.hook = fail_at(1)
+    with pytest.raises(RuntimeError, match="the stage failed"):
+        within(60, lambda: world.run(grace_s=0.1))
+    assert "reader: did not end within 0 s" in caplog.text
+    let_go.set()
+    wait_until(lambda: threads_left() == [])
 
 
 def test_the_stages_work_at_the_same_time(directory: Path) -> None:
