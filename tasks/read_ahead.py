@@ -76,8 +76,8 @@ class ReadAhead:
         """Return what was read next, in no certain order.
 
         None means that nothing comes before the caller has done what it holds, segments of
-        `held_units`: no reader can go on, and the oldest unit waits for them. It means the end where
-        nothing is held.
+        `held_units`: no reader can go on, and the oldest unit waits for them. Where nothing is
+        held it means the end.
         """
 
         def has_answer() -> bool:
