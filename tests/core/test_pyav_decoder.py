@@ -9,7 +9,6 @@ import pytest
 
 from tests.core.conftest import VideoShelf
 from tests.core.video_factory import DURATION_US, FPS, as_stored, read_number
-from video2lora_core import container
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, decode, probe
 from video2lora_core.segments import Segment, tile
@@ -307,12 +306,10 @@ def mangled(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_frames_that_grow_beyond_the_limit_are_not_decoded(
-    videos: VideoShelf, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 128 * 100)
+def test_frames_that_grow_beyond_the_limit_are_not_decoded(videos: VideoShelf):
     segments = tile(DURATION_US, segment_us=SEGMENT_US, min_tail_us=0)
-    found = list(decode(videos("resized.h264"), segments, num_frames=4, prepare=as_stored))
+    small = {"num_frames": 4, "prepare": as_stored, "max_pixels": 128 * 100}
+    found = list(decode(videos("resized.h264"), segments, **small))  # type: ignore[arg-type]
     assert reasons(found)[0] is None
     assert reasons(found)[-1] is not None
 
