@@ -61,6 +61,7 @@ def test_matroskas_duration_is_counted_from_its_first_frame(videos: VideoShelf):
         ("half.mp4", Reason.NOT_MEDIA),
         ("corrupt_moov.mp4", Reason.CORRUPT_CONTAINER),
         ("audio.mp4", Reason.NO_VIDEO_STREAM),
+        ("cover.m4a", Reason.NO_VIDEO_STREAM),
         ("jpeg.mp4", Reason.STILL_IMAGE),
         ("png.mp4", Reason.STILL_IMAGE),
         ("gif.mp4", Reason.STILL_IMAGE),
