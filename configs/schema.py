@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# Below this the limit could not be told from a damaged file (video2lora_core/memory_limit.py).
+MIN_MEMORY_BYTES = 512 * 1024**2
 MAX_UNIT_SEGMENTS = 64  # a unit is redone whole after a kill, and its rows are one append per table
 
 
@@ -106,17 +108,30 @@ class ModelConfig(_Strict):
 
 
 class DecodeConfig(_Strict):
-    """How videos are read and decoded beside the device's work; not part of the recipe."""
+    """How much a video may cost while it is decoded; what goes beyond becomes a reject."""
 
     workers: Annotated[int, Field(ge=0)] = 2
-    """Videos that are decoded at once, each by a child process; 0 decodes one at a time in this
-    process, without limits, which is for debugging."""
+    """Child processes that decode for one shard; 0 decodes in the process itself, where nothing can
+    be killed: only the limits on files, frames and lengths hold."""
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for an answer: for 30 s of video, for a GiB of file, more in proportion."""
+    cpu_s: Annotated[float, Field(gt=0)] = 240.0
+    """Most processor time for an answer, in the same proportion."""
+    memory_bytes: Annotated[int, Field(ge=MIN_MEMORY_BYTES)] = 2 * 1024**3
+    """Address space for decoding, beyond what a child has once it is ready; held on Linux only."""
+    max_pixels: Annotated[int, Field(gt=0)] = 139264 * 256
+    """Largest frame, width times height; the default is that of H.264 level 6.2."""
+    max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """Longest video."""
+    max_file_bytes: Annotated[int, Field(gt=0)] = 256 * 1024**3
+    """Largest file."""
+    videos_per_child: Annotated[int, Field(gt=0)] = 256
+    """After so many videos a child is replaced, with whatever its libraries have leaked."""
+    scratch_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
+    """Most disk that a shard takes for copies of remote videos; one that is larger is rejected."""
     ahead_segments: Annotated[int, Field(ge=0)] = 64
-    """How far decoding may run ahead of the oldest unit that is not committed. A kill costs at most
-    a unit and these; above `batch_segments`, batches are full where there is work."""
-    scratch_bytes: Annotated[int, Field(gt=0)] = 16 * 1024**3
-    """Room on this machine's disk for copies of remote videos, all at once; a larger file is a
-    TOO_LARGE reject."""
+    """How far decoding may run ahead of the end of the oldest unit that is not committed: a kill
+    costs at most a unit and these. At `batch_segments` and above, batches are full."""
 
 
 class InternalizeConfig(_Strict):
@@ -135,7 +150,7 @@ class InternalizeConfig(_Strict):
     decoder: Literal["pyav", "decord"] = "pyav"
     """PyAV is right on every tested format; decord is wrong on HEVC, MPEG-TS and WMV."""
     decode: DecodeConfig = DecodeConfig()
-    """How many videos are decoded at once, how far ahead, within which limits."""
+    """Where and within which limits videos are decoded."""
     stored_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the stored factors."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from configs.schema import InternalizeConfig
 from storage.lake import Lake, open_lake
 from storage.plans import plan_sources
-from tasks.decoding_child import VideoReader
-from tasks.in_process_reader import InProcessReader
+from tasks.decoding_child import DecodingChild, InProcessReader, VideoReader
 from tasks.internalize_batch import MadeAdapter, internalize_batch
 from tasks.known import look_up
 from tasks.meet_video import Reject
@@ -82,9 +81,11 @@ def _shard_plan(
 
 
 def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoReader]:
+    model, decoder, limits = recipe.model, config.decoder, config.decode
+    if limits.workers == 0:
+        return [InProcessReader(model=model, decoder=decoder, limits=limits)]
     return [
-        InProcessReader(model=recipe.model, decoder=config.decoder)
-        for _ in range(max(1, config.decode.workers))
+        DecodingChild(model=model, decoder=decoder, limits=limits) for _ in range(limits.workers)
     ]
 
 

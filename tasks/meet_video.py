@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from configs.schema import SegmentConfig
 from storage.manifest import Source
-from tasks.decoding_child import VideoReader
 from tasks.known import Known, plan_segments
 from tasks.source_file import SourceFile
 from tasks.stopwatch import Stopwatch
+from tasks.video_reader import VideoReader
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import VideoProbe
 from video2lora_core.segments import Segment

@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from tasks.crew import Crew
-from tasks.decoding_child import VideoReader
 from tasks.known import Known
 from tasks.meet_video import MetVideo, Reject, meet_video
 from tasks.numbering import Numbering
@@ -29,6 +28,7 @@ from tasks.scratch import Scratch
 from tasks.shard_plan import ShardPlan
 from tasks.source_file import SourceFile
 from tasks.stopwatch import Stopwatch
+from tasks.video_reader import VideoReader
 from tasks.work_stream import Decoded, Slot
 from video2lora_core.errors import VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject

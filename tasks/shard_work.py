@@ -10,7 +10,6 @@ know what they are.
 from collections.abc import Sequence
 
 from tasks.crew import GRACE_S, Crew
-from tasks.decoding_child import VideoReader
 from tasks.device_work import DeviceWork, MakeAdapters
 from tasks.known import Known
 from tasks.open_units import OpenUnits
@@ -20,6 +19,7 @@ from tasks.shard_plan import ShardPlan
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.termination import terminable
+from tasks.video_reader import VideoReader
 from tasks.write_behind import UnitLake, WriteBehind
 
 

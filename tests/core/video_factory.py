@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 FPS = 8
@@ -20,6 +21,7 @@ NUM_BITS = 16
 # A key frame every 2 s, two B-frames; one thread, because the tests share the machine.
 H264 = {"g": "16", "bf": "2", "preset": "veryfast", "sc_threshold": "0"}
 HEVC = {"x265-params": "keyint=16:bframes=2:log-level=none:pools=none", "preset": "ultrafast"}
+AV1 = {"preset": "12", "g": "16", "svtav1-params": "lp=1"}
 VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "16"}
 
 
@@ -61,6 +63,7 @@ def write_video(
     pixel_format: str = "yuv420p",
     rotation_deg: int = 0,
     pixel_aspect: Fraction | None = None,
+    transfer: ColorTrc | None = None,
 ) -> Path:
     """Write a video; `times_us` gives each frame its own time, else they follow at `fps`."""
     target = av.open(
@@ -78,6 +81,8 @@ def write_video(
             stream.set_display_rotation(rotation_deg)
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if transfer is not None:
+            stream.codec_context.color_trc = transfer
         for index, number in enumerate(numbers):
             image = picture(number, width_px=size_px[0], height_px=size_px[1])
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")

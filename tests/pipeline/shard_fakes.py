@@ -15,13 +15,13 @@ from configs.schema import SegmentConfig
 from storage.commit import Outcome
 from storage.lookups import Span
 from storage.manifest import Source
-from tasks.decoding_child import FileFacts
 from tasks.internalize_batch import MadeAdapter
 from tasks.meet_video import Reject
 from tasks.shard_plan import ShardPlan
 from tasks.shard_work import do_shard
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
+from tasks.video_reader import FileFacts
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, VideoProbe
 from video2lora_core.segments import Segment
