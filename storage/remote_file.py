@@ -9,6 +9,7 @@ import errno
 import logging
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -35,7 +36,10 @@ class FileChangedError(OSError):
 def version_token(info: Mapping[str, Any]) -> str | None:
     """Return what tells a file's versions apart: its etag, else its time; opaque."""
     names = ("ETag", "etag", "LastModified", "mtime", "created")
-    return next((str(info[name]) for name in names if info.get(name)), None)
+    found = next((info[name] for name in names if info.get(name)), None)
+    # Some file systems give a time as a number in listings and as a datetime elsewhere.
+    found = found.timestamp() if isinstance(found, datetime) else found
+    return None if found is None else str(found)
 
 
 def fetch(uri: str, target: Path, *, size_bytes: int | None, token: str | None) -> None:

@@ -100,10 +100,18 @@ Run = Callable[..., RunSummary]
 
 @pytest.fixture
 def run(corpus: Path, tmp_path: Path, model: str) -> Run:
-    """Internalize the corpus into a lake of this test, with the local engine."""
+    """Internalize the corpus into a lake of this test, with the local engine, without children.
+
+    A child takes seconds to start; the tests of decoding have their own.
+    """
 
     def internalize(**changed: Any) -> RunSummary:
-        values = {"corpus": str(corpus), "lake": str(tmp_path / "lake"), "model": model}
+        values: dict[str, Any] = {
+            "corpus": str(corpus),
+            "lake": str(tmp_path / "lake"),
+            "model": model,
+            "decode": {"workers": 0},
+        }
         return internalize_corpus(InternalizeConfig(**{**values, **changed}), LocalEngine())
 
     return internalize

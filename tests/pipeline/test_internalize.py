@@ -164,7 +164,7 @@ def stop_after(num_segments: int) -> Callable[[Event, int], None]:
 def test_an_interrupted_run_goes_on_where_it_was_committed(
     run: Run, lake: Callable[[], Lake]
 ) -> None:
-    settings = {"unit_segments": 2, "batch_segments": 2, "decode": {"workers": 0}}
+    settings = {"unit_segments": 2, "batch_segments": 2}
     with pytest.raises(StoppedError), listening(stop_after(4)):
         run(**settings)
     committed = len(rows(lake(), "select * from segments"))
