@@ -192,10 +192,12 @@ class DyingEngine(LocalEngine):
 def test_a_run_that_died_before_composing_only_composes(
     run: Run, corpus: Path, tmp_path: Path, model: str
 ) -> None:
-    config = InternalizeConfig(corpus=str(corpus), lake=str(tmp_path / "lake"), model=model)
+    config = InternalizeConfig(
+        corpus=str(corpus), lake=str(tmp_path / "lake"), model=model, unit_segments=2
+    )
     with pytest.raises(StoppedError):
         internalize_corpus(config, DyingEngine())
-    summary = run()
+    summary = run(unit_segments=2)
     assert work(summary) == (0, 0, 0)
     assert summary.shards.num_compositions == 2
 
