@@ -209,4 +209,4 @@ def _sync_commit(table: Path, version: int) -> None:
 
 def _failed(verb: str, table: str, error: Exception) -> str:
     said = reason_of(error)
-    return f"catalog table {table}: cannot {verb} it ({said}); check the lake and its rights"
+    return f"catalog table {table}: cannot {verb} it ({said}); check the lake, its rights and space"

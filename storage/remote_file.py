@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # it has no types
 
@@ -56,7 +55,7 @@ def fetch(uri: str, target: Path, *, size_bytes: int | None, token: str | None) 
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _copy_rest(file_system(uri), uri, copy, planned)
-            except (OSError, BotoCoreError, aiohttp.ClientError) as error:
+            except _faults() as error:
                 if _is_final(error):
                     raise
                 if attempt == _ATTEMPTS:
@@ -65,6 +64,12 @@ def fetch(uri: str, target: Path, *, size_bytes: int | None, token: str | None) 
                 time.sleep(_PAUSE_S * 2 ** (attempt - 1))
             else:
                 return
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    from s3fs.core import S3_RETRYABLE_ERRORS  # a second of import, for remote files only
+
+    return (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
 
 
 def _is_final(error: Exception) -> bool:
