@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from configs.load import load_model_config
 from configs.schema import ModelConfig
 from tasks.exam import FIRST_SEED, MAX_NEW_TOKENS, decoded_segments
 from tasks.models import LoadedModel, load_model
-from video2lora_core.adapter import Adapter, adapter_bytes, adapter_from_bytes
+from video2lora_core.adapter import Adapter, Factors, adapter_bytes, adapter_from_bytes
 from video2lora_core.answer import answer
 from video2lora_core.compose import concat, with_bias
 from video2lora_core.inject import adapted
@@ -158,33 +158,42 @@ WAYS: tuple[tuple[str, Rounding, Callable[[int], float]], ...] = (
 )
 
 
-def ways(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
+def wide_adapter() -> Adapter:
+    """Return four layers of the 500M's widths with random numbers: long rows, no outliers."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(4, 16, 2560, generator=generator)
+    b = torch.randn(4, 16, 960, generator=generator)
+    return Adapter(
+        factors={"down_proj": Factors(a=a, b=b)},
+        layers=(0, 1, 2, 3),
+        scaling=128.0,
+        checkpoint_sha256="0" * 64,
+    )
+
+
+def ways(subject: str, adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
     """Measure the update's error under each way to make int8."""
     rows = []
     for name, rounding, num_scales in WAYS:
         errors = []
         for exact in adapters:
             factors = {
-                module: type(f)(a=rounding(f.a), b=rounding(f.b))
+                module: Factors(a=rounding(f.a), b=rounding(f.b))
                 for module, f in exact.factors.items()
             }
-            errors.append(update_error(_with(exact, factors), exact))
+            errors.append(update_error(replace(exact, factors=factors), exact))
         widths = [f.a.shape[-1] for f in adapters[0].factors.values()]
         widths += [f.b.shape[-1] for f in adapters[0].factors.values()]
         extra = sum(4 * num_scales(width) for width in widths) / sum(widths)
         rows.append(
-            {"way": name, "mean_update_error": statistics.mean(errors), "scale_bytes": extra}
+            {
+                "subject": subject,
+                "way": name,
+                "mean_update_error": statistics.mean(errors),
+                "bytes_per_number": 1 + extra,
+            }
         )
     return rows
-
-
-def _with(adapter: Adapter, factors: dict[str, Any]) -> Adapter:
-    return Adapter(
-        factors=factors,
-        layers=adapter.layers,
-        scaling=adapter.scaling,
-        checkpoint_sha256=adapter.checkpoint_sha256,
-    )
 
 
 def tables(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[Table]:
@@ -210,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     short = films(model, config, num_segments=1, count=options.videos)
     long = films(model, config, num_segments=8, count=options.long_videos)
     rows = compare(model, short) + compare(model, long)
-    others = ways([film.adapters[0] for film in short])
+    others = ways("embedded default", [film.adapters[0] for film in short])
+    others += ways("500M's widths, random numbers", [wide_adapter()])
     for shown in tables(rows, others):
         Console(width=160).print(shown)
     if options.out:
