@@ -7,6 +7,7 @@ one scale per rank row.
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +73,7 @@ def update_error(found: Adapter, exact: Adapter) -> float:
         other = found.factors[name].b.double().mT @ found.factors[name].a.double()
         wrong += float((other - update).square().sum())
         whole += float(update.square().sum())
-    return (wrong / whole) ** 0.5
+    return math.sqrt(wrong / whole)
 
 
 def first_logits(model: LoadedModel, questions: Sequence[Question], adapter: Adapter) -> Tensor:

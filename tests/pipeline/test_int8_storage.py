@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from configs.schema import InternalizeConfig
 from flows.api import open_lake
 from storage.errors import AdapterIntegrityError
 from tasks.answer_questions import fetch_composition
+from tasks.internalize_batch import StoredDtype
+from tasks.recipe import make_recipe
 from tasks.summary import RunSummary
-from video2lora_core.adapter import adapter_from_bytes
+from video2lora_core.adapter import FORMAT_VERSIONS, adapter_from_bytes
 
 Run = Callable[..., RunSummary]
 
@@ -28,6 +32,18 @@ def test_int8_is_another_recipe_of_half_the_bytes(run: Run, tmp_path: Path) -> N
     for row in opened.sql(sql).to_pylist():
         assert row["recipe_id"] == small.plan.recipe_id
         assert adapter_from_bytes(opened.lake.adapters.get(row["adapter_sha256"])).rank == 2
+
+
+def test_every_stored_type_has_its_format_and_floats_keep_theirs() -> None:
+    allowed = get_args(InternalizeConfig.model_fields["stored_dtype"].annotation)
+    assert set(allowed) == set(FORMAT_VERSIONS) == set(get_args(StoredDtype))
+    found = {
+        dtype: make_recipe(InternalizeConfig(corpus="x", lake="y", stored_dtype=dtype)).content[
+            "format_version"
+        ]
+        for dtype in allowed
+    }
+    assert found == {"bfloat16": "1", "float32": "1", "int8": "2"}
 
 
 def test_a_video_of_int8_adapters_is_asked_like_any_other(
