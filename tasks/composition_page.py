@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from video2lora_core.routing import NUM_COMPOSED
 from video2lora_core.training.curves import PALETTE
 
 Results = Mapping[str, Any]
 
 _DRAWN: Final = (
     ("right segment alone", "right segment alone (ceiling)", "--"),
-    ("route-compose 8", "route-compose (default)", "-"),
+    (f"route-compose {NUM_COMPOSED}", "route-compose (default)", "-"),
     ("route", "route", "-"),
     ("compose", "compose (plain sum)", "-"),
     ("blind", "blind (floor)", ":"),
@@ -112,5 +113,5 @@ def _draw(results: Results, picture: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("right answers, %")
-    figure.axes[0].legend(fontsize=8, loc="lower left")
+    figure.axes[1].legend(fontsize=8, loc="lower left")
     figure.savefig(picture, dpi=110)

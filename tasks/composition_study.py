@@ -43,7 +43,7 @@ BUDGETS: Final = (
     ("top_k", 16),
     ("top_k", 8),
 )
-ROUTED: Final = (1, 2, 4, NUM_COMPOSED, 12)
+ROUTED: Final = (1, 2, NUM_COMPOSED, 8, 12)
 MAX_NEW_TOKENS: Final = 8
 DOCS: Final = Path(__file__).parent.parent / "docs"
 

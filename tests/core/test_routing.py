@@ -138,7 +138,9 @@ def test_route_compose_sums_the_most_relevant_in_order_of_time(
 def test_few_segments_are_summed_without_looking_at_each(
     vlm: Vlm, segments: list[Adapter], strategy: str
 ) -> None:
-    found = answer_routed(vlm, QUESTION, segments, bias=BIAS, strategy=strategy, max_new_tokens=6)
+    found = answer_routed(
+        vlm, QUESTION, segments, bias=BIAS, strategy=strategy, num_composed=5, max_new_tokens=6
+    )
     expected = answer(vlm, [QUESTION], adapters=with_bias(concat(segments), BIAS), max_new_tokens=6)
     assert found.relevance is None
     assert found.chosen == (0, 1, 2, 3, 4)
@@ -148,8 +150,10 @@ def test_few_segments_are_summed_without_looking_at_each(
 def test_a_rank_budget_that_is_large_enough_changes_nothing(
     vlm: Vlm, segments: list[Adapter]
 ) -> None:
-    exact = answer_routed(vlm, QUESTION, segments, bias=BIAS, max_new_tokens=6)
-    reduced = answer_routed(vlm, QUESTION, segments, bias=BIAS, max_rank=15, max_new_tokens=6)
+    exact = answer_routed(vlm, QUESTION, segments, bias=BIAS, num_composed=5, max_new_tokens=6)
+    reduced = answer_routed(
+        vlm, QUESTION, segments, bias=BIAS, num_composed=5, max_rank=15, max_new_tokens=6
+    )
     assert reduced.answer.new_ids == exact.answer.new_ids
 
 

@@ -12,6 +12,7 @@ from tasks.composition_study import BUDGETS, ROUTED, LongVideo, check_default, s
 from tasks.models import LoadedModel, load_model
 from video2lora_core.answer import answer
 from video2lora_core.compose import concat, with_bias
+from video2lora_core.routing import NUM_COMPOSED
 from video2lora_core.shapes_world.long_world import ask_long
 
 COUNTS = (1, 2, 9)
@@ -45,7 +46,12 @@ def test_every_question_is_put_to_every_row(video: LongVideo, loaded: LoadedMode
     located = [question for question in questions if question.scene is not None]
     marks = list(sit(video, 9, loaded))
     assert len(marks) == NUM_ROWS * len(questions) + len(located)
-    assert {name for name, _, _ in marks} >= {"compose", "route", "route-compose 8", "span"}
+    assert {name for name, _, _ in marks} >= {
+        "compose",
+        "route",
+        f"route-compose {NUM_COMPOSED}",
+        "span",
+    }
 
 
 def test_a_mark_is_the_answer_judged(video: LongVideo, loaded: LoadedModel) -> None:
@@ -76,7 +82,7 @@ def test_the_page_shows_every_cell(
 
 
 def test_the_verdict_is_worked_out_from_the_cells(tmp_path: Path) -> None:
-    shares = {"right segment alone": 100.0, "route-compose 8": 90.0, "compose": 45.0}
+    shares = {"right segment alone": 100.0, f"route-compose {NUM_COMPOSED}": 90.0, "compose": 45.0}
     names = (*shares, "route", "blind")
     counts = (1, 8, 31)
     cells = [
@@ -91,8 +97,13 @@ def test_the_verdict_is_worked_out_from_the_cells(tmp_path: Path) -> None:
         for count in counts
         for kind in ("object", "motion", "exist")
     ]
-    results = {"num_segments": counts, "num_videos": 1, "num_composed": 8, "cells": cells}
+    results = {
+        "num_segments": counts,
+        "num_videos": 1,
+        "num_composed": NUM_COMPOSED,
+        "cells": cells,
+    }
     write_page(results, tmp_path)
     page = (tmp_path / "composition.md").read_text(encoding="utf-8")
-    assert "At 31 segments route-compose 8 keeps 90.0%" in page
+    assert f"At 31 segments route-compose {NUM_COMPOSED} keeps 90.0%" in page
     assert "the plain sum 45.0%" in page
