@@ -5,6 +5,7 @@ multiprocessing, which would run the caller's main module again and start a trac
 inherits no file but its end of a socket, sees no device and no network, and writes nowhere.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,11 @@ from typing import Any
 from tasks.decoding_child_pipe import Failed, Setup, receive, send
 from video2lora_core.errors import Reason, UsageError, VideoError
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 300.0
+# The system ends a killed process at once, unless it is inside a file system that does not answer.
+KILL_TIMEOUT_S = 10.0
 _BOOT = "import importlib, sys; sys.path[:] = {path!r}; importlib.import_module({program!r}).main"
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -99,13 +104,18 @@ class ChildProcess:
     def kill(self) -> None:
         """End the child, whatever it does, and leave no zombie."""
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "decoding child %d is killed and waits for a disk; left behind", self.pid
+            )
         self._pipe.close()
 
     def _end(self) -> VideoError:
         """Say how a child that closed its pipe has ended."""
         try:
-            status = self._process.wait(timeout=10)
+            status = self._process.wait(timeout=KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return VideoError(Reason.DECODE_CRASH, "the child hung up")
         if status >= 0:
