@@ -44,17 +44,12 @@ class ChildProcess:
             ChildStartError: it ended, or was not ready in time.
         """
         self._pipe, theirs = socket.socketpair()
-        boot = _BOOT.format(path=sys.path, program=program)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{boot}({theirs.fileno()}, {os.getpid()})"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ENVIRONMENT},
-                process_group=0,  # Ctrl-C is for the parent, which then ends its children
-            )
+        try:
+            with theirs:
+                self._process = _spawn(program, theirs.fileno())
+        except OSError as error:
+            self._pipe.close()
+            raise ChildStartError(f"decoding child: could not start ({error})") from error
         try:
             self.send(setup, timeout_s=START_TIMEOUT_S)
             self.receive(timeout_s=START_TIMEOUT_S)
@@ -124,3 +119,16 @@ class ChildProcess:
         if name == "SIGXCPU":
             return VideoError(Reason.DECODE_TIMEOUT, "the limit on processor time was reached")
         return VideoError(Reason.DECODE_CRASH, f"the child was ended by {name}")
+
+
+def _spawn(program: str, pipe_fd: int) -> subprocess.Popen[bytes]:
+    boot = _BOOT.format(path=sys.path, program=program)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", f"{boot}({pipe_fd}, {os.getpid()})"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[pipe_fd],
+        env={**os.environ, **_ENVIRONMENT},
+        process_group=0,  # Ctrl-C is for the parent, which then ends its children
+    )
