@@ -5,6 +5,7 @@ multiprocessing, which would run the caller's main module again and start a trac
 inherits no file but its end of a socket, sees no device and no network, and writes nowhere.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,11 @@ from typing import Any
 from tasks.decoding_child_pipe import Failed, Setup, receive, send
 from video2lora_core.errors import Reason, UsageError, VideoError
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 300.0
+# The system ends a killed process at once, unless it is inside a file system that does not answer.
+KILL_TIMEOUT_S = 10.0
 _BOOT = "import importlib, sys; sys.path[:] = {path!r}; importlib.import_module({program!r}).main"
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -39,17 +44,12 @@ class ChildProcess:
             ChildStartError: it ended, or was not ready in time.
         """
         self._pipe, theirs = socket.socketpair()
-        boot = _BOOT.format(path=sys.path, program=program)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{boot}({theirs.fileno()}, {os.getpid()})"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ENVIRONMENT},
-                process_group=0,  # Ctrl-C is for the parent, which then ends its children
-            )
+        try:
+            with theirs:
+                self._process = _spawn(program, theirs.fileno())
+        except OSError as error:
+            self._pipe.close()
+            raise ChildStartError(f"decoding child: could not start ({error})") from error
         try:
             self.send(setup, timeout_s=START_TIMEOUT_S)
             self.receive(timeout_s=START_TIMEOUT_S)
@@ -99,13 +99,18 @@ class ChildProcess:
     def kill(self) -> None:
         """End the child, whatever it does, and leave no zombie."""
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "decoding child %d is killed and waits for a disk; left behind", self.pid
+            )
         self._pipe.close()
 
     def _end(self) -> VideoError:
         """Say how a child that closed its pipe has ended."""
         try:
-            status = self._process.wait(timeout=10)
+            status = self._process.wait(timeout=KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return VideoError(Reason.DECODE_CRASH, "the child hung up")
         if status >= 0:
@@ -114,3 +119,16 @@ class ChildProcess:
         if name == "SIGXCPU":
             return VideoError(Reason.DECODE_TIMEOUT, "the limit on processor time was reached")
         return VideoError(Reason.DECODE_CRASH, f"the child was ended by {name}")
+
+
+def _spawn(program: str, pipe_fd: int) -> subprocess.Popen[bytes]:
+    boot = _BOOT.format(path=sys.path, program=program)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", f"{boot}({pipe_fd}, {os.getpid()})"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[pipe_fd],
+        env={**os.environ, **_ENVIRONMENT},
+        process_group=0,  # Ctrl-C is for the parent, which then ends its children
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.core.conftest import VideoShelf
-from tests.core.video_factory import DURATION_US, FPS, as_stored, read_number
+from tests.core.video_factory import DURATION_US, FPS, as_stored, mangled, read_number
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, decode, probe
 from video2lora_core.segments import Segment, tile
@@ -323,23 +323,6 @@ def test_a_mangled_file_gives_every_segment_once_or_a_reason(
         path.write_bytes(mangled(content, random.Random(seed)))
         with suppress(VideoError):
             outcomes(path)
-
-
-def mangled(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, overwrite or take out a stretch, or change single bytes."""
-    begin = rng.randrange(len(content))
-    end = min(len(content), begin + rng.randrange(1, 2000))
-    kind = rng.randrange(4)
-    if kind == 0:
-        return content[:begin]
-    if kind == 1:
-        return content[:begin] + content[end:]
-    if kind == 2:
-        return content[:begin] + rng.randbytes(end - begin) + content[end:]
-    changed = bytearray(content)
-    for _ in range(rng.randrange(1, 40)):
-        changed[rng.randrange(len(content))] = rng.randrange(256)
-    return bytes(changed)
 
 
 def test_frames_that_grow_beyond_the_limit_are_not_decoded(videos: VideoShelf):

@@ -4,6 +4,7 @@ The number is a 16-bit barcode in the top rows (block i is white where bit i is 
 decoder returns tells which frame it took. Damaged files are made from the bytes of good ones.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -92,3 +93,20 @@ def write_video(
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
     return path
+
+
+def mangled(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, overwrite or take out a stretch, or change single bytes."""
+    begin = rng.randrange(len(content))
+    end = min(len(content), begin + rng.randrange(1, 2000))
+    kind = rng.randrange(4)
+    if kind == 0:
+        return content[:begin]
+    if kind == 1:
+        return content[:begin] + content[end:]
+    if kind == 2:
+        return content[:begin] + rng.randbytes(end - begin) + content[end:]
+    changed = bytearray(content)
+    for _ in range(rng.randrange(1, 40)):
+        changed[rng.randrange(len(content))] = rng.randrange(256)
+    return bytes(changed)

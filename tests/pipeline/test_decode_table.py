@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from configs.schema import ModelConfig
+from configs.schema import DecodeConfig, ModelConfig
 from tasks.decoding_child import DecodingChild, FileFacts, InProcessReader, VideoReader
 from tests.core.conftest import MAKERS, VideoShelf
-from tests.core.test_pyav_decoder import mangled
-from tests.core.video_factory import FPS, read_number
+from tests.core.video_factory import FPS, mangled, read_number
 from tests.pipeline.decoding_readers import MODEL, assert_same, make
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject
@@ -191,6 +190,29 @@ def test_every_video_on_the_shelf_is_in_the_table() -> None:
     tables = [EXACT, REFUSED, DAMAGED, dict.fromkeys(TURNED)]
     assert sum(len(table) for table in tables) == len(set().union(*tables))
     assert set().union(*tables) == set(MAKERS) - PARTS
+
+
+def test_every_reason_is_explained() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "decoding.md").read_text("utf-8")
+    rows = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
+    flags = set(FLAGS.values())
+    assert {str(reason) for reason in Reason if reason not in flags} <= rows
+    assert all(str(flag) in page for flag in flags)
+
+
+def test_every_limit_is_documented_with_its_default() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "decoding.md").read_text("utf-8")
+    limits = DecodeConfig()
+    for row in (
+        f"| `timeout_s` | {limits.timeout_s:g} s",
+        f"| `cpu_s` | {limits.cpu_s:g} s",
+        f"| `memory_bytes` | {limits.memory_bytes // 1024**3} GiB",
+        f"| `max_pixels` | {limits.max_pixels:,}",
+        f"| `max_file_bytes` | {limits.max_file_bytes // 1024**3} GiB",
+        f"| `max_duration_s` | {limits.max_duration_s / 3600:g} h",
+        f"| `videos_per_child` | {limits.videos_per_child} |",
+    ):
+        assert row in page
 
 
 def test_a_bad_video_costs_the_table_no_child(child: DecodingChild, videos: VideoShelf) -> None:

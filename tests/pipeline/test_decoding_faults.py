@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.pipeline.decoding_readers import (
     make,
     plan_fault,
 )
-from video2lora_core.errors import Reason, VideoError
+from video2lora_core.errors import Reason, UsageError, VideoError
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,22 @@ def test_a_child_works_at_most_one_segment_ahead(
         assert len(list(answers)) == 3
     finally:
         child.close()
+
+
+@pytest.mark.slow
+def test_a_reader_closed_by_another_thread_stops_waiting(
+    misbehaving: Callable[..., DecodingChild], video: Path
+) -> None:
+    child = misbehaving()
+    child.meet(video, is_hashed=True)
+    pid = child.pid
+    assert pid is not None
+    plan_fault(video, "sleep holding the interpreter", times=1)
+    threading.Timer(2, child.close).start()
+    with pytest.raises(UsageError, match="closed"):
+        next(iter(child.decode(video, SEGMENTS)))
+    assert not is_alive(pid)
+    assert child.num_started == 1
 
 
 ORPHAN = """

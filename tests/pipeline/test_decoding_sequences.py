@@ -91,7 +91,7 @@ def result(reader: VideoReader, path: Path, call: Call) -> tuple[list[Any], str 
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(calls=CALLS)
 def test_any_sequence_of_calls_and_kills_gives_what_one_process_gives(
     child: DecodingChild, videos: VideoShelf, calls: list[Call]
