@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Final
@@ -97,10 +98,11 @@ class Scratch:
 class Place:
     """One source's room."""
 
-    def __init__(self, scratch: Scratch, order: int) -> None:
-        """Hold nothing yet."""
+    def __init__(self, scratch: Scratch, order: int, *, is_only: bool = False) -> None:
+        """Hold nothing yet; the only place of a scratch folder takes it along in the end."""
         self._scratch = scratch
         self._order = order
+        self._is_only = is_only
 
     def reserve(self, name: str, size_bytes: int) -> Path:
         """Wait for room for a copy and return an empty folder for it.
@@ -114,6 +116,15 @@ class Place:
     def free(self) -> None:
         """Give the room back, or say that none was needed."""
         self._scratch.free(self._order)
+        if self._is_only:
+            self._scratch.close()
+
+
+def lone_place() -> Place:
+    """Return room for one source alone, without a limit and without a shard."""
+    scratch = Scratch(Crew(), limit_bytes=sys.maxsize)
+    scratch.expect(0)
+    return Place(scratch, 0, is_only=True)
 
 
 def full_or_broken(folder: Path, error: OSError) -> StorageError:

@@ -7,7 +7,7 @@ from typing import Self
 from storage.manifest import Source
 from storage.remote import is_remote
 from storage.remote_file import FileChangedError, fetch
-from tasks.scratch import DISK_FULL, Place, full_or_broken
+from tasks.scratch import DISK_FULL, Place, full_or_broken, lone_place
 from tasks.stopwatch import Stopwatch
 from video2lora_core.errors import Reason, VideoError
 
@@ -22,11 +22,13 @@ class SourceFile:
     the video's; credentials are used in this process only.
     """
 
-    def __init__(self, source: Source, place: Place, *, watch: Stopwatch) -> None:
-        """Wrap a source; nothing is read."""
+    def __init__(
+        self, source: Source, place: Place | None = None, *, watch: Stopwatch | None = None
+    ) -> None:
+        """Wrap a source; nothing is read. Outside a shard it needs no `place` among others."""
         self.source = source
-        self._place = place
-        self._watch = watch
+        self._place = place or lone_place()
+        self._watch = watch or Stopwatch()
         self._path: Path | None = None
 
     def __enter__(self) -> Self:

@@ -114,6 +114,13 @@ def test_a_copy_lies_in_the_room_until_its_source_is_through(root: Path) -> None
     assert list(root.iterdir()) == []
 
 
+def test_a_source_outside_a_shard_has_room_of_its_own(root: Path) -> None:
+    [source] = put(b"film")
+    with SourceFile(source) as file:
+        assert file.path().read_bytes() == b"film"
+    assert list(root.iterdir()) == []
+
+
 def test_a_full_disk_stops_the_shard_and_names_the_place(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
