@@ -37,6 +37,16 @@ def test_prefect_runs_the_same_steps_and_records_them(
     assert open_lake(tmp_path / "lake").query("select * from adapters").num_rows == 5
     again = run_internalize(config)
     assert (again.shards.num_files_decoded, again.shards.num_segments) == (0, 0)
+    assert progress_of(summary.plan.run_id) == [100.0]
+
+
+def progress_of(run_id: str) -> list[float]:
+    """List what the artifacts of a run's shards say, in percent."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts()
+    return [each.data for each in found if each.key.startswith(f"shard-{run_id[:12]}-")]
 
 
 @pytest.mark.slow
