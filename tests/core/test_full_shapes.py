@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from configs.load import load_model_config
 from tasks.models import pixel_spec, prompt_layout
 from tests.core.plain_hypernetwork import Plain
+from tests.core.video_factory import FPS, write_video
 from video2lora_core.adapter import Adapter, Factors, adapter_bytes
 from video2lora_core.checkpoint import Checkpoint, check_fits
 from video2lora_core.errors import ModelMismatchError
-from video2lora_core.frames import SegmentFrames
+from video2lora_core.frames import SegmentFrames, decode
 from video2lora_core.hypernetwork import Hypernetwork
 from video2lora_core.internalize import internalize
 from video2lora_core.pixels import prepare
@@ -242,8 +244,8 @@ def test_one_of_the_24_layers_at_full_width_equals_the_naive_oracle():
 
 
 @pytest.mark.slow
-def test_the_500m_internalizes_one_segment_of_12_frames_on_a_cpu(capsys):
-    """Every layer, random weights in bf16, a real segment's shapes; time and memory are printed."""
+def test_the_500m_internalizes_one_segment_of_12_frames_on_a_cpu(tmp_path, capsys):
+    """30 s of a real mp4 through every layer, random weights in bf16; time and memory are shown."""
     config = load_model_config("smolvlm2-500m", random_weights=True)
     drawn = RandomModel(architecture=Path(config.vlm.architecture or ""), seed=0, tokenizer=None)
     threads = torch.get_num_threads()
@@ -258,17 +260,10 @@ def test_the_500m_internalizes_one_segment_of_12_frames_on_a_cpu(capsys):
     )
     hypernetwork = random_hypernetwork(released_settings(drawn.config()), seed=0)
     loaded_s = time.perf_counter() - started
-    times_us = tuple(1_250_000 + 2_500_000 * index for index in range(12))
-    noise = np.random.default_rng(0).integers(0, 256, (12, 90, 160, 3), dtype=np.uint8)
-    frames = SegmentFrames(
-        segment=Segment(start_us=0, end_us=30_000_000),
-        pixels=np.stack([prepare(frame, vlm.pixel_spec) for frame in noise]),
-        times_us=times_us,
-        num_unique_frames=12,
-        num_corrupt_frames=0,
-        max_lag_us=0,
-        flags=(),
-    )
+    video = write_video(tmp_path / "video.mp4", numbers=range(30 * FPS), size_px=(640, 360))
+    span = Segment(start_us=0, end_us=30_000_000)
+    (frames,) = decode(video, [span], num_frames=12, prepare=partial(prepare, spec=vlm.pixel_spec))
+    assert isinstance(frames, SegmentFrames)
     started, started_cpu = time.perf_counter(), time.process_time()
     (adapter,) = internalize(vlm, hypernetwork, [frames], checkpoint_sha256="0" * 64)
     internalized_s = time.perf_counter() - started
