@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video2lora_core.checkpoint import (
-    DESCRIPTION_FILE,
-    WEIGHTS_FILE,
     checkpoint_files,
     checkpoint_sha256,
     save_checkpoint,
@@ -78,10 +76,12 @@ def _is_to_write(to: Path, files: dict[str, bytes]) -> bool:
     """Whether nothing is there yet; the same checkpoint is left as it is, another is refused."""
     if to.exists() and not to.is_dir():
         raise UsageError(f"import-checkpoint: {to} is a file (expected a directory); give another")
-    held = {path.name: path for path in to.iterdir()} if to.is_dir() else {}
-    if not {DESCRIPTION_FILE, WEIGHTS_FILE} & set(held):
+    paths = [to / name for name in files if (to / name).is_file()]
+    if not paths:
         return True
-    if all(name in held and held[name].read_bytes() == data for name, data in files.items()):
+    held = {path.name: path.read_bytes() for path in paths}
+    # Bounds that were learned since are no difference.
+    if held.keys() == files.keys() and checkpoint_sha256(held) == checkpoint_sha256(files):
         return False
     raise UsageError(
         f"import-checkpoint: {to} holds another checkpoint (expected an empty directory or the "

@@ -16,6 +16,8 @@ from video2lora_core.checkpoint import (
     Checkpoint,
     check_fits,
     checkpoint_from_files,
+    identity_files,
+    load_checkpoint,
 )
 from video2lora_core.errors import CheckpointError, UsageError
 from video2lora_core.hypernetwork import Hypernetwork
@@ -53,6 +55,11 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return _load_once(config.model_dump_json())
 
 
+def forget_model() -> None:
+    """Let the next `load_model` read the files again, because they changed."""
+    _load_once.cache_clear()
+
+
 def prompt_layout(config: ModelConfig) -> PromptLayout:
     """Return the template strings that the config names or holds."""
     return SMOLVLM2 if config.prompt == "smolvlm2" else PromptLayout.from_mapping(config.prompt)
@@ -64,7 +71,9 @@ def pixel_spec(config: ModelConfig) -> PixelSpec:
 
 
 def read_checkpoint_files(config: ModelConfig) -> dict[str, bytes]:
-    """Read the checkpoint's files as they are, unchecked; random ones are drawn.
+    """Read what a checkpoint's sha256 is of and a lake keeps: its files without bounds, unchecked.
+
+    Random ones are drawn.
 
     Raises:
         CheckpointError: one of them is not there.
@@ -73,7 +82,8 @@ def read_checkpoint_files(config: ModelConfig) -> dict[str, bytes]:
         return drawn.checkpoint_files()
     directory = config.checkpoint
     try:
-        return {name: (directory / name).read_bytes() for name in (DESCRIPTION_FILE, WEIGHTS_FILE)}
+        names = (DESCRIPTION_FILE, WEIGHTS_FILE)
+        return identity_files({name: (directory / name).read_bytes() for name in names})
     except OSError as error:
         raise CheckpointError(
             f"{error.filename}: cannot be read ({error.strerror}); {_how_to_get(config)}"
@@ -134,13 +144,21 @@ def _load_once(config_json: str) -> LoadedModel:
     device = _device(config.vlm.device)
     drawn = random_model(config)
     vlm = _load_vlm(config, drawn, device)
-    files = read_checkpoint_files(config)
-    checkpoint = checkpoint_from_files(files, where=str(config.checkpoint), device=device)
+    checkpoint = _load_checkpoint(config, drawn, device)
     checkpoint.hypernetwork.requires_grad_(requires_grad=False)
     check_fits(checkpoint, vlm.model, weights_sha256=vlm.weights_sha256)
     shown = "with RANDOM weights, " if drawn is not None else ""
     logger.info("model %s: loaded %son %s", config.name, shown, device)
     return LoadedModel(vlm=vlm, checkpoint=checkpoint, is_random=drawn is not None)
+
+
+def _load_checkpoint(config: ModelConfig, drawn: RandomModel | None, device: str) -> Checkpoint:
+    if drawn is not None:
+        files = drawn.checkpoint_files()
+        return checkpoint_from_files(files, where="random weights", device=device)
+    if not (config.checkpoint / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(f"{config.checkpoint}: no checkpoint is there; {_how_to_get(config)}")
+    return load_checkpoint(config.checkpoint, device=device)
 
 
 def _load_vlm(config: ModelConfig, drawn: RandomModel | None, device: str) -> Vlm:
