@@ -23,19 +23,25 @@ def load_config(path: Path, schema: type[ConfigT]) -> ConfigT:
     return validate(_read_mapping(path), schema, where=str(path))
 
 
-def load_model_config(name_or_path: str) -> ModelConfig:
+def load_model_config(name_or_path: str, *, random_weights: bool = False) -> ModelConfig:
     """Find a model config by name or path and make its paths absolute.
+
+    With `random_weights` the config asks for random ones, of seed 0 where it names no seed.
 
     Raises:
         UsageError: there is no such config, or it is wrong.
     """
     path = _find_model_config(name_or_path)
     config = load_config(path, ModelConfig)
-    vlm = config.vlm
-    if vlm.path is not None:
-        vlm = vlm.model_copy(update={"path": str((path.parent / vlm.path).resolve())})
-    checkpoint = (path.parent / config.checkpoint).resolve()
-    return config.model_copy(update={"vlm": vlm, "checkpoint": checkpoint})
+    found = {"path": config.vlm.path, "architecture": config.vlm.architecture}
+    paths = {key: str((path.parent / name).resolve()) for key, name in found.items() if name}
+    updates: dict[str, Any] = {
+        "vlm": config.vlm.model_copy(update=paths),
+        "checkpoint": (path.parent / config.checkpoint.expanduser()).resolve(),
+    }
+    if random_weights and config.random_seed is None:
+        updates["random_seed"] = 0
+    return config.model_copy(update=updates)
 
 
 def load_internalize_config(path: Path | None, overrides: dict[str, Any]) -> InternalizeConfig:

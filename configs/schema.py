@@ -31,6 +31,9 @@ class VlmConfig(_Strict):
     """Hub id, used in place of `path`; then `revision` is required."""
     revision: str | None = None
     """Commit hash of the hub repository: a branch name would change under a recipe."""
+    architecture: str | None = None
+    """A config.json for random weights, relative to the model config; the one in `path` if not
+    set."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the frozen model."""
     device: str = "auto"
@@ -48,6 +51,15 @@ class VlmConfig(_Strict):
         if self.hub_id is not None and self.revision is None:
             raise ValueError("`hub_id` needs `revision`, the commit hash to load")
         return self
+
+
+class ReleasedConfig(_Strict):
+    """Where the hypernetwork's published checkpoint is, for those who do not have it yet."""
+
+    hub_id: str
+    """Hub repository."""
+    file: str
+    """The `.pt` file in it, for `video2lora import-checkpoint`."""
 
 
 class PixelConfig(_Strict):
@@ -96,7 +108,12 @@ class ModelConfig(_Strict):
     vlm: VlmConfig
     """The frozen model that watches and answers."""
     checkpoint: Path
-    """Directory of the trained hypernetwork, relative to the model config."""
+    """Directory of the trained hypernetwork, relative to the model config; `~` is the home."""
+    released: ReleasedConfig | None = None
+    """Where a published checkpoint for `checkpoint` can be had; shown where it is missing."""
+    random_seed: Annotated[int, Field(ge=0)] | None = None
+    """Draws random weights in place of the VLM's and the hypernetwork's, which are then not needed:
+    for benchmarks and tests. `--random-weights` sets it to 0."""
     pixels: PixelConfig
     """How frames become pixels."""
     prompt: Literal["smolvlm2"] | dict[str, str] = "smolvlm2"
@@ -143,6 +160,8 @@ class InternalizeConfig(_Strict):
     """The lake's root: a directory or s3://bucket/prefix."""
     model: Annotated[str, Field(min_length=1)] = "tiny"
     """A name under configs/models or the path of a model config."""
+    random_weights: bool = False
+    """Use the model's architecture with random weights; its adapters are marked `is_random`."""
     corpus_name: str | None = None
     """What the catalog calls the corpus; `corpus` itself where it has no name."""
     engine: Literal["auto", "local", "prefect"] = "auto"

@@ -27,28 +27,34 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     from video2lora_core.answer import Answer
 
 
-def open_lake(uri: str, *, model: str = "tiny") -> "OpenLake":
+def open_lake(uri: str, *, model: str = "tiny", allow_random: bool = False) -> "OpenLake":
     """Open an existing lake.
 
     Args:
         uri: a directory or s3://bucket/prefix.
         model: a name of configs/models or the path of a model config; it must be the one that
             made the lake's adapters.
+        allow_random: use the model with random weights, and the adapters that `internalize
+            --random-weights` made with it, which are refused otherwise.
 
     Raises:
         LakeError: there is no lake.
         UsageError: there is no such model config.
     """
-    return OpenLake(storage_lake.open_lake(uri), load_model_config(model))
+    config = load_model_config(model, random_weights=allow_random)
+    return OpenLake(storage_lake.open_lake(uri), config, allow_random=allow_random)
 
 
 class OpenLake:
     """A lake with the model that is to use its adapters."""
 
-    def __init__(self, lake: storage_lake.Lake, config: ModelConfig) -> None:
+    def __init__(
+        self, lake: storage_lake.Lake, config: ModelConfig, *, allow_random: bool = False
+    ) -> None:
         """Put both together; `open_lake` is the usual way."""
         self.lake = lake
         self.config = config
+        self.allow_random = allow_random
 
     @cached_property
     def model(self) -> "LoadedModel":
@@ -89,6 +95,7 @@ class OpenLake:
             model=identify_model(self.config),
             start_us=None if start_s is None else round(start_s * 1e6),
             end_us=None if end_s is None else round(end_s * 1e6),
+            allow_random=self.allow_random,
         )
 
     def adapter(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_adapters, cli_corpus, cli_maintenance, cli_models
-from flows.cli_app import Json, Lake, Model, app, examples
+from flows.cli_app import AllowRandom, Json, Lake, Model, app, examples
 
 # Importing them is what makes their commands part of `app`.
 COMMANDS = (cli_adapters, cli_corpus, cli_maintenance, cli_models)
@@ -84,6 +84,13 @@ def internalize(
         ),
     ] = None,
     decoder: Annotated[str | None, typer.Option("--decoder", help="pyav or decord.")] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random-weights",
+            help="Random weights of the model's architecture: for benchmarks and tests.",
+        ),
+    ] = False,
     corpus_name: Annotated[
         str | None, typer.Option("--corpus-name", help="Name of the corpus in the catalog.")
     ] = None,
@@ -104,6 +111,7 @@ def internalize(
         "model": model,
         "engine": engine,
         "decoder": decoder,
+        "random_weights": random_weights or None,
         "corpus_name": corpus_name,
     }
     settings = load_internalize_config(config, overrides)
@@ -130,6 +138,7 @@ def ask(
     end: Annotated[str | None, typer.Option("--to", help="End of the span.")] = None,
     model: Model = "tiny",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
+    allow_random: AllowRandom = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show segments, tokens and time.")
     ] = False,
@@ -143,7 +152,7 @@ def ask(
     from flows.clock import parse_time_us
     from flows.console import show_answer
 
-    opened = open_lake(lake, model=model)
+    opened = open_lake(lake, model=model, allow_random=allow_random)
     picked = opened.pick(
         video,
         start_s=parse_time_us(start) / 1e6 if start else None,

@@ -28,4 +28,11 @@ Lake = Annotated[
 Model = Annotated[
     str, typer.Option("--model", help="A name of configs/models, or a model config's path.")
 ]
+AllowRandom = Annotated[
+    bool,
+    typer.Option(
+        "--allow-random",
+        help="Use random weights and the adapters made with them: for tests and benchmarks.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]

@@ -23,6 +23,7 @@ from flows.clock import show_time
 if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     import pyarrow as pa
 
+    from tasks.import_checkpoint import Imported
     from tasks.pick_adapters import Picked
     from tasks.progress import Event
     from tasks.summary import RunSummary
@@ -143,6 +144,29 @@ def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json
         console.print(f"  prompt tokens  {answer.num_prompt_tokens}")
         console.print(f"  visual tokens  {answer.num_visual_tokens}")
         console.print(f"  first token    {answer.time_to_first_token_s * 1000:.1f} ms")
+
+
+def show_import(made: "Imported", *, as_json: bool) -> None:
+    """Print what an import made, and its identity as `sha256sum` can check it."""
+    config = made.config
+    document = {
+        "directory": str(made.directory),
+        "sha256": made.sha256,
+        "is_new": made.is_new,
+        "base_model": made.base_model,
+        "num_parameters": made.num_parameters,
+        "layers": len(config.layers),
+        "modules": {m.name: [m.d_in, m.d_out] for m in config.modules},
+        "rank": config.rank,
+        "scaling": config.scaling,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    console = make_console()
+    console.print("checkpoint imported" if made.is_new else "checkpoint was there already")
+    for name, value in document.items():
+        console.print(f"  {name:<15} {value}", markup=False)
 
 
 def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False) -> None:

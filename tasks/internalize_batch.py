@@ -100,6 +100,7 @@ def _checked(
         "model_revision": model.vlm.revision,
         "model_weights_sha256": model.vlm.weights_sha256,
         "checkpoint_sha256": adapter.checkpoint_sha256,
+        "is_random": model.is_random,
         "rank": adapter.rank,
         "layers": list(adapter.layers),
         "modules": sorted(adapter.factors),

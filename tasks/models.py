@@ -4,6 +4,7 @@ import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,13 +15,16 @@ from video2lora_core.checkpoint import (
     WEIGHTS_FILE,
     Checkpoint,
     check_fits,
+    checkpoint_from_files,
     identity_files,
     load_checkpoint,
 )
-from video2lora_core.errors import CheckpointError
+from video2lora_core.errors import CheckpointError, UsageError
 from video2lora_core.hypernetwork import Hypernetwork
+from video2lora_core.model_files import find_files, find_tokenizer
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout
+from video2lora_core.random_model import RandomModel
 from video2lora_core.vlm import Vlm, load_vlm
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ class LoadedModel:
 
     vlm: Vlm
     checkpoint: Checkpoint
+    is_random: bool = False
+    """Whether the weights are random ones: for benchmarks and tests."""
 
     @property
     def hypernetwork(self) -> Hypernetwork:
@@ -64,20 +70,69 @@ def pixel_spec(config: ModelConfig) -> PixelSpec:
     return PixelSpec(**config.pixels.model_dump())
 
 
-def read_checkpoint_files(directory: Path) -> dict[str, bytes]:
+def read_checkpoint_files(config: ModelConfig) -> dict[str, bytes]:
     """Read what a checkpoint's sha256 is of and a lake keeps: its files without bounds, unchecked.
+
+    Random ones are drawn.
 
     Raises:
         CheckpointError: one of them is not there.
     """
+    if (drawn := random_model(config)) is not None:
+        return drawn.checkpoint_files()
+    directory = config.checkpoint
     try:
         names = (DESCRIPTION_FILE, WEIGHTS_FILE)
         return identity_files({name: (directory / name).read_bytes() for name in names})
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename}: cannot be read ({error.strerror}); give the directory of a trained "
-            "checkpoint in the model config"
+            f"{error.filename}: cannot be read ({error.strerror}); {_how_to_get(config)}"
         ) from error
+
+
+def random_model(config: ModelConfig) -> RandomModel | None:
+    """Return what a config's random weights are made of, or None where they are real."""
+    if config.random_seed is None:
+        return None
+    vlm = config.vlm
+    if vlm.architecture is None and vlm.path is None:
+        raise UsageError(
+            f"model {config.name}: random weights need the architecture (found neither "
+            "`vlm.architecture` nor `vlm.path`); name its config.json in the model config"
+        )
+    architecture = Path(vlm.architecture or Path(vlm.path or "") / "config.json")
+    tokenizer = find_tokenizer(vlm.path or vlm.hub_id or "", vlm.revision)
+    return RandomModel(architecture=architecture, seed=config.random_seed, tokenizer=tokenizer)
+
+
+def require_model(config: ModelConfig) -> Path:
+    """Return the directory of the VLM; what is missing of VLM and checkpoint is said at once.
+
+    Raises:
+        UsageError: the VLM is not there.
+    """
+    try:
+        directory, _ = find_files(config.vlm.path or config.vlm.hub_id or "", config.vlm.revision)
+    except UsageError as error:
+        if (config.checkpoint / DESCRIPTION_FILE).is_file():
+            raise
+        raise UsageError(
+            f"{error}. The hypernetwork's checkpoint is missing too ({config.checkpoint}); "
+            f"{_how_to_get(config)}. Without either, --random-weights runs everything but answers"
+        ) from error
+    return directory
+
+
+def _how_to_get(config: ModelConfig) -> str:
+    """Say which commands put the checkpoint where the config expects it."""
+    if config.released is None:
+        return "give the directory of a trained checkpoint in the model config"
+    place = config.checkpoint.parent
+    return (
+        f"run `hf download {config.released.hub_id} {config.released.file} --local-dir {place}` "
+        f"and `video2lora import-checkpoint {place / config.released.file} --to "
+        f"{config.checkpoint}`"
+    )
 
 
 # One entry: a worker process serves one model, and a shard's steps and its next shards reuse it.
@@ -87,20 +142,38 @@ def _load_once(config_json: str) -> LoadedModel:
     if config.vlm.cpu_threads is not None:
         torch.set_num_threads(config.vlm.cpu_threads)
     device = _device(config.vlm.device)
-    vlm = load_vlm(
-        config.vlm.path or config.vlm.hub_id or "",
-        revision=config.vlm.revision,
-        layout=prompt_layout(config),
-        pixel_spec=pixel_spec(config),
-        dtype=getattr(torch, config.vlm.dtype),
-        device=device,
-        attention=config.vlm.attention,
-    )
-    checkpoint = load_checkpoint(config.checkpoint, device=device)
+    drawn = random_model(config)
+    vlm = _load_vlm(config, drawn, device)
+    checkpoint = _load_checkpoint(config, drawn, device)
     checkpoint.hypernetwork.requires_grad_(requires_grad=False)
     check_fits(checkpoint, vlm.model, weights_sha256=vlm.weights_sha256)
-    logger.info("model %s: loaded on %s", config.name, device)
-    return LoadedModel(vlm=vlm, checkpoint=checkpoint)
+    shown = "with RANDOM weights, " if drawn is not None else ""
+    logger.info("model %s: loaded %son %s", config.name, shown, device)
+    return LoadedModel(vlm=vlm, checkpoint=checkpoint, is_random=drawn is not None)
+
+
+def _load_checkpoint(config: ModelConfig, drawn: RandomModel | None, device: str) -> Checkpoint:
+    if drawn is not None:
+        files = drawn.checkpoint_files()
+        return checkpoint_from_files(files, where="random weights", device=device)
+    if not (config.checkpoint / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(f"{config.checkpoint}: no checkpoint is there; {_how_to_get(config)}")
+    return load_checkpoint(config.checkpoint, device=device)
+
+
+def _load_vlm(config: ModelConfig, drawn: RandomModel | None, device: str) -> Vlm:
+    settings: dict[str, Any] = {
+        "layout": prompt_layout(config),
+        "pixel_spec": pixel_spec(config),
+        "dtype": getattr(torch, config.vlm.dtype),
+        "device": device,
+        "attention": config.vlm.attention,
+    }
+    if drawn is not None:
+        return drawn.load_vlm(**settings)
+    require_model(config)
+    source = config.vlm.path or config.vlm.hub_id or ""
+    return load_vlm(source, revision=config.vlm.revision, **settings)
 
 
 def _device(name: str) -> str:

@@ -32,6 +32,7 @@ def pick_adapters(
     model: ModelIdentity,
     start_us: int | None = None,
     end_us: int | None = None,
+    allow_random: bool = False,
 ) -> Picked:
     """Find a video's adapters that fit a model, and of these the ones that meet a span.
 
@@ -41,6 +42,7 @@ def pick_adapters(
         model: the model that is to use them.
         start_us: start of the span; None is the start of the video.
         end_us: end of the span; None is the end of the video.
+        allow_random: whether adapters made with random weights will do.
 
     Raises:
         VideoUnknownError: no such video, or several.
@@ -48,7 +50,7 @@ def pick_adapters(
         UsageError: the span lies outside the video, or the video was rejected.
     """
     video_id = _resolve(lake, video)
-    recipe_id = fitting_recipe(lake, video_id, model)
+    recipe_id = fitting_recipe(lake, video_id, model, allow_random=allow_random)
     rows = lake.adapters_for(video_id, recipe_id)
     segments = {Segment(start_us=row["start_us"], end_us=row["end_us"]): row for row in rows}
     if start_us is None and end_us is None:
@@ -84,16 +86,24 @@ def _resolve(lake: Lake, video: str) -> str:
         ) from None
 
 
-def fitting_recipe(lake: Lake, video_id: str, model: ModelIdentity) -> str:
+def fitting_recipe(
+    lake: Lake, video_id: str, model: ModelIdentity, *, allow_random: bool = False
+) -> str:
     """Return the recipe of a video's adapters that this model made; of several the last used.
 
     Raises:
-        ModelMismatchError: there are adapters, but of other models or checkpoints.
+        ModelMismatchError: there are adapters, but of other models or checkpoints, or random ones.
         UsageError: the video has no adapter at all.
     """
     rows = lake.catalog.read(
         "adapters",
-        columns=("recipe_id", "created_at", "checkpoint_sha256", "model_weights_sha256"),
+        columns=(
+            "recipe_id",
+            "created_at",
+            "checkpoint_sha256",
+            "model_weights_sha256",
+            "is_random",
+        ),
         where=pc.field("video_id") == video_id,
     ).to_pylist()
     if not rows:
@@ -101,10 +111,24 @@ def fitting_recipe(lake: Lake, video_id: str, model: ModelIdentity) -> str:
             f"video {video_id[:_SHOWN]}: it has no adapter, every segment was rejected; see "
             "`video2lora sql 'select * from open_rejects'`"
         )
+    if not allow_random:
+        rows = _real(rows, video_id)
     fitting = [row for row in rows if _fits(row, model)]
     if not fitting:
         raise ModelMismatchError(_mismatch(rows[0], video_id, model))
     return str(max(fitting, key=lambda row: row["created_at"])["recipe_id"])
+
+
+def _real(rows: list[Row], video_id: str) -> list[Row]:
+    """Leave adapters of random weights out; refuse a video that has no others."""
+    real = [row for row in rows if not row["is_random"]]
+    if not real:
+        raise ModelMismatchError(
+            f"video {video_id[:_SHOWN]}: its adapters were made with random weights, so that they "
+            "know nothing of it; internalize it with real weights, or give --allow-random for a "
+            "test or a benchmark"
+        )
+    return real
 
 
 def _fits(row: Row, model: ModelIdentity) -> bool:

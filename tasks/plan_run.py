@@ -81,7 +81,7 @@ def _cost(source: Source, config: InternalizeConfig) -> float:
 
 
 def _put_checkpoint(lake: Lake, recipe: Recipe) -> None:
-    files = read_checkpoint_files(recipe.model.checkpoint)
+    files = read_checkpoint_files(recipe.model)
     lake.put_checkpoint(recipe.identity.checkpoint_sha256, files)
 
 

@@ -12,10 +12,16 @@ from typing import Any
 from configs.load import load_model_config
 from configs.schema import InternalizeConfig, ModelConfig
 from storage import identity
-from tasks.models import pixel_spec, prompt_layout, read_checkpoint_files
+from tasks.models import (
+    pixel_spec,
+    prompt_layout,
+    random_model,
+    read_checkpoint_files,
+    require_model,
+)
 from video2lora_core.adapter import FORMAT_VERSIONS
 from video2lora_core.checkpoint import checkpoint_sha256
-from video2lora_core.model_files import files_sha256, find_files, require_files
+from video2lora_core.model_files import files_sha256, require_files
 from video2lora_core.vlm import processor_sha256
 
 _SAMPLING_RULE = "centres of equal sub-spans"
@@ -50,7 +56,7 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
         UsageError: the model config or its files are not there.
         CheckpointError: the hypernetwork checkpoint is not there or was altered.
     """
-    model = load_model_config(config.model)
+    model = load_model_config(config.model, random_weights=config.random_weights)
     files = identify_model(model)
     segments = model.segments
     content: dict[str, Any] = {
@@ -83,13 +89,20 @@ def identify_model(model: ModelConfig) -> ModelIdentity:
 @functools.lru_cache(maxsize=8)
 def _identify_once(model_json: str) -> ModelIdentity:
     model = ModelConfig.model_validate_json(model_json)
+    if (drawn := random_model(model)) is not None:
+        return ModelIdentity(
+            weights_sha256=drawn.weights_sha256,
+            tokenizer_sha256=drawn.tokenizer_sha256,
+            processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
+            checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model)),
+        )
+    directory = require_model(model)
     source = model.vlm.path or model.vlm.hub_id or ""
-    directory, _ = find_files(source, model.vlm.revision)
     return ModelIdentity(
         weights_sha256=files_sha256(require_files(directory, source)),
         tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
         processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
-        checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model.checkpoint)),
+        checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model)),
     )
 
 

@@ -1,6 +1,7 @@
 """The files of a VLM: where they are, whether they are all there, and their hash.
 
-Only `config.json`, `tokenizer.json` and `model*.safetensors` are looked at: no pickle and no code.
+Only `config.json`, `tokenizer.json`, `model*.safetensors` and the chat template are looked at: no
+pickle and no code.
 A hub id goes through the hub client and its cache, which also honours HF_HUB_OFFLINE.
 """
 
@@ -14,6 +15,8 @@ from huggingface_hub.errors import HFValidationError
 from video2lora_core.errors import UsageError
 
 FILES = ("config.json", "tokenizer.json", "model*.safetensors")
+# Compared with the prompt layout where they are there.
+_OPTIONAL_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _READ_BYTES = 1 << 20
 
 
@@ -33,7 +36,8 @@ def find_files(source: str | Path, revision: str | None) -> tuple[Path, str | No
             "or a hub id such as owner/name); correct the path"
         )
     try:
-        snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+        wanted = [*FILES, *_OPTIONAL_FILES]
+        snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
     # OSError: not in the cache, not on the hub, no network; all hub errors derive from it.
     except (OSError, HFValidationError) as error:
         at = "" if revision is None else f" --revision {revision}"
@@ -41,9 +45,22 @@ def find_files(source: str | Path, revision: str | None) -> tuple[Path, str | No
         raise UsageError(
             f"vlm: the weights of {source} are not on this machine and could not be fetched "
             f"({type(error).__name__}: {reason}); run `hf download {source}{at}` where there is a "
-            "network, or give a local directory"
+            "network: it fills the hub's cache (HF_HOME, by default ~/.cache/huggingface), which "
+            "may be copied here; or give a local directory"
         ) from error
     return snapshot, snapshot.name
+
+
+def find_tokenizer(source: str, revision: str | None) -> Path | None:
+    """Return a model's tokenizer.json if it is on this machine; nothing is fetched."""
+    directory: Path | None = Path(source).expanduser()
+    if directory is not None and not directory.is_dir():
+        try:
+            directory = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        except (OSError, HFValidationError):
+            directory = None
+    tokenizer = directory / "tokenizer.json" if directory is not None else None
+    return tokenizer if tokenizer is not None and tokenizer.is_file() else None
 
 
 def require_files(directory: Path, source: str | Path) -> list[Path]:

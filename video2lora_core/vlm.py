@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration
 
+from video2lora_core.chat_template import check_chat_template
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
 from video2lora_core.model_files import files_sha256, find_files, require_files
 from video2lora_core.pixels import PixelSpec
@@ -114,7 +115,35 @@ def load_vlm(
     weights = require_files(directory, source)
     model = _load_model(directory, dtype=dtype, attention=attention).to(device)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
-    pixel_spec = pixel_spec or _smolvlm2_pixels(model.config)
+    check_chat_template(directory, tokenizer, layout)
+    return make_vlm(
+        model,
+        tokenizer,
+        layout=layout,
+        pixel_spec=pixel_spec or _smolvlm2_pixels(model.config),
+        weights_sha256=files_sha256(weights),
+        tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
+        name=directory.resolve().name if commit is None else str(source),
+        revision=commit,
+    )
+
+
+def make_vlm(
+    model: SmolVLMForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    layout: PromptLayout,
+    pixel_spec: PixelSpec,
+    weights_sha256: str,
+    tokenizer_sha256: str,
+    name: str,
+    revision: str | None,
+) -> Vlm:
+    """Put a VLM's parts together.
+
+    Raises:
+        ModelMismatchError: they do not fit each other.
+    """
     _check_fit(model.config, tokenizer, layout, pixel_spec)
     return Vlm(
         model=model,
@@ -122,11 +151,11 @@ def load_vlm(
         layout=layout,
         pixel_spec=pixel_spec,
         image_tokens_per_frame=_image_tokens_per_frame(model.config),
-        weights_sha256=files_sha256(weights),
-        tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=tokenizer_sha256,
         processor_sha256=processor_sha256(pixel_spec, layout),
-        name=directory.resolve().name if commit is None else str(source),
-        revision=commit,
+        name=name,
+        revision=revision,
     )
 
 

@@ -84,5 +84,5 @@ def test_a_file_that_is_no_config_says_so(tmp_path: Path, content: str | None, s
 
 
 def test_an_unknown_model_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="known: tiny"):
+    with pytest.raises(UsageError, match=r"known: smolvlm2-2.2b, smolvlm2-500m, tiny"):
         load_model_config("huge")
