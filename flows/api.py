@@ -21,34 +21,41 @@ from video2lora_core.errors import UsageError
 if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     import pyarrow as pa
 
+    from tasks.compose_adapters import Composed, Reduction
+    from tasks.members import Members
     from tasks.models import LoadedModel
     from tasks.pick_adapters import Picked
     from video2lora_core.adapter import Adapter
     from video2lora_core.answer import Answer
 
 
-def open_lake(uri: str, *, model: str = "tiny") -> "OpenLake":
+def open_lake(uri: str, *, model: str = "tiny", allow_random: bool = False) -> "OpenLake":
     """Open an existing lake.
 
     Args:
         uri: a directory or s3://bucket/prefix.
         model: a name of configs/models or the path of a model config; it must be the one that
             made the lake's adapters.
+        allow_random: use adapters that a model of random weights made; they know nothing.
 
     Raises:
         LakeError: there is no lake.
         UsageError: there is no such model config.
     """
-    return OpenLake(storage_lake.open_lake(uri), load_model_config(model))
+    lake, config = storage_lake.open_lake(uri), load_model_config(model)
+    return OpenLake(lake, config, allow_random=allow_random)
 
 
 class OpenLake:
     """A lake with the model that is to use its adapters."""
 
-    def __init__(self, lake: storage_lake.Lake, config: ModelConfig) -> None:
+    def __init__(
+        self, lake: storage_lake.Lake, config: ModelConfig, *, allow_random: bool = False
+    ) -> None:
         """Put both together; `open_lake` is the usual way."""
         self.lake = lake
         self.config = config
+        self.allow_random = allow_random
 
     @cached_property
     def model(self) -> "LoadedModel":
@@ -71,7 +78,8 @@ class OpenLake:
         """Return the adapter rows of a video that fit the model and meet a span.
 
         Args:
-            video: an id or its first digits, a path or URI, a file name, or a given id.
+            video: an id or its first digits, a path or URI, a file name, a given id, or
+                `composition:ID` for a stored composition, which has no span.
             start_s: start of the span in seconds; None is the video's start.
             end_s: end of the span in seconds; None is the video's end.
 
@@ -80,15 +88,20 @@ class OpenLake:
             ModelMismatchError: its adapters were made with another model or checkpoint.
             UsageError: the span lies outside the video.
         """
+        from tasks.members import pick_composition
         from tasks.pick_adapters import pick_adapters
         from tasks.recipe import identify_model
 
+        if video.startswith("composition:") and start_s is None and end_s is None:
+            text = video.removeprefix("composition:")
+            return pick_composition(self.lake, text, allow_random=self.allow_random)
         return pick_adapters(
             self.lake,
             video,
             model=identify_model(self.config),
             start_us=None if start_s is None else round(start_s * 1e6),
             end_us=None if end_s is None else round(end_s * 1e6),
+            allow_random=self.allow_random,
         )
 
     def adapter(
@@ -96,7 +109,23 @@ class OpenLake:
     ) -> "Adapter":
         """Compose a video's adapters, or those that meet a span, ready to be injected."""
         picked = self.pick(video, start_s=start_s, end_s=end_s)
-        return self.compose([row["adapter_sha256"] for row in picked.rows])
+        return self.compose(picked.ids)
+
+    def members(
+        self,
+        adapters: Sequence[str] | None = None,
+        *,
+        sql: str | None = None,
+        coefficients: Sequence[float] | None = None,
+    ) -> "Members":
+        """Find what is to be composed or exported, by ids or by a query; see `compose`."""
+        from tasks.members import find_members
+
+        if (adapters is None) == (sql is None):
+            raise UsageError("compose: give either `adapters` or `sql`, one of them")
+        ids = list(adapters) if adapters is not None else self._selected(sql or "")
+        allowed = self.allow_random
+        return find_members(self.lake, ids, coefficients=coefficients, allow_random=allowed)
 
     def compose(
         self,
@@ -104,25 +133,39 @@ class OpenLake:
         *,
         sql: str | None = None,
         coefficients: Sequence[float] | None = None,
+        reduction: "Reduction | None" = None,
     ) -> "Adapter":
-        """Compose any set of adapters, given by their sha256 or by a query, ready to be injected.
+        """Compose any set of adapters, given by id or by a query, ready to be injected.
 
         Args:
-            adapters: adapter_sha256 of each.
-            sql: in place of `adapters`, one SELECT with a column `adapter_sha256`.
+            adapters: adapter_sha256 of each, or the composition_id of a stored composition.
+            sql: in place of `adapters`, one SELECT with a column `adapter_sha256` or
+                `composition_id`.
             coefficients: what each adapter's update is multiplied by; 1 where not given.
+            reduction: how the sum is shortened; not at all where not given.
 
         Raises:
-            ModelMismatchError: an adapter was made with another checkpoint than the model's.
+            ModelMismatchError: an adapter was made with another model, or its video was deleted.
         """
-        from tasks.answer_questions import fetch_composition
+        from tasks.answer_questions import ready
+        from tasks.members import require_fitting
+        from tasks.recipe import identify_model
 
-        if (adapters is None) == (sql is None):
-            raise UsageError("compose: give either `adapters` or `sql`, one of them")
-        sha256s = list(adapters) if adapters is not None else self._adapters_of(sql or "")
-        if not sha256s:
-            raise UsageError("compose: no adapter was chosen; give at least one")
-        return fetch_composition(self.lake, self.model, sha256s, coefficients=coefficients)
+        members = self.members(adapters, sql=sql, coefficients=coefficients)
+        require_fitting(members.rows, identify_model(self.config))
+        return ready(self.model, self.composition(members, reduction).adapter)
+
+    def composition(self, members: "Members", reduction: "Reduction | None" = None) -> "Composed":
+        """Compose, without the bias and without any model: the sum, its row and its error."""
+        from tasks.compose_adapters import Reduction, compose_adapters
+
+        return compose_adapters(self.lake, members, reduction or Reduction())
+
+    def save(self, composed: "Composed") -> str:
+        """Store a composition exactly once; return its id, which `compose` and `ask` take."""
+        from tasks.compose_adapters import save_composition
+
+        return str(save_composition(self.lake, composed)["composition_id"])
 
     def ask(
         self,
@@ -149,11 +192,12 @@ class OpenLake:
             adapter = self.adapter(video or "", start_s=start_s, end_s=end_s)
         return answer_questions(self.model, [question], adapter, max_new_tokens=max_new_tokens)[0]
 
-    def _adapters_of(self, sql: str) -> list[str]:
+    def _selected(self, sql: str) -> list[str]:
         found = self.lake.query(sql)
-        if "adapter_sha256" not in found.column_names:
-            raise UsageError(
-                f"compose: the query has no column adapter_sha256 (found "
-                f"{', '.join(found.column_names)}); select it"
-            )
-        return [str(value) for value in found["adapter_sha256"].to_pylist()]
+        for column in ("adapter_sha256", "composition_id"):
+            if column in found.column_names:
+                return [str(value) for value in found[column].to_pylist()]
+        raise UsageError(
+            f"compose: the query has no column adapter_sha256 or composition_id (found "
+            f"{', '.join(found.column_names)}); select one"
+        )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_adapters, cli_corpus, cli_maintenance, cli_models
-from flows.cli_app import Json, Lake, Model, app, examples
+from flows.cli_app import AllowRandom, Json, Lake, Model, app, examples
 
 # Importing them is what makes their commands part of `app`.
 COMMANDS = (cli_adapters, cli_corpus, cli_maintenance, cli_models)
@@ -116,11 +116,15 @@ def internalize(
     epilog=examples(
         "video2lora ask street.mp4 'What colour is the car?' --lake my-lake",
         "video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake -v",
+        "video2lora ask composition:3fa9c1d2 'What happens?' --lake my-lake",
     )
 )
 def ask(
     video: Annotated[
-        str, typer.Argument(help="A video id or its first digits, a path or URI, or a file name.")
+        str,
+        typer.Argument(
+            help="A video id or its first digits, a path or URI, a file name, or composition:ID."
+        ),
     ],
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     lake: Lake,
@@ -133,6 +137,7 @@ def ask(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show segments, tokens and time.")
     ] = False,
+    allow_random: AllowRandom = False,
     as_json: Json = False,
 ) -> None:
     """Answer a question about a video from its adapters alone.
@@ -143,13 +148,13 @@ def ask(
     from flows.clock import parse_time_us
     from flows.console import show_answer
 
-    opened = open_lake(lake, model=model)
+    opened = open_lake(lake, model=model, allow_random=allow_random)
     picked = opened.pick(
         video,
         start_s=parse_time_us(start) / 1e6 if start else None,
         end_s=parse_time_us(end) / 1e6 if end else None,
     )
-    adapter = opened.compose([row["adapter_sha256"] for row in picked.rows])
+    adapter = opened.compose(picked.ids)
     found = opened.ask(question, adapter=adapter, max_new_tokens=max_new_tokens)
     show_answer(found, picked, is_verbose=verbose, as_json=as_json)
 

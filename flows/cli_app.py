@@ -29,3 +29,6 @@ Model = Annotated[
     str, typer.Option("--model", help="A name of configs/models, or a model config's path.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+AllowRandom = Annotated[
+    bool, typer.Option("--allow-random", help="Take adapters of random weights; they know nothing.")
+]

@@ -23,6 +23,7 @@ from flows.clock import show_time
 if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     import pyarrow as pa
 
+    from storage.schemas import Row
     from tasks.pick_adapters import Picked
     from tasks.progress import Event
     from tasks.summary import RunSummary
@@ -114,6 +115,20 @@ def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json
         console.print(f"  prompt tokens  {answer.num_prompt_tokens}")
         console.print(f"  visual tokens  {answer.num_visual_tokens}")
         console.print(f"  first token    {answer.time_to_first_token_s * 1000:.1f} ms")
+
+
+def show_composition(row: "Row", *, is_saved: bool, as_json: bool) -> None:
+    """Print what a composition is: coverage, rank, size, error."""
+    if as_json:
+        sys.stdout.write(json.dumps({**row, "is_saved": is_saved}) + "\n")
+        return
+    console = make_console()
+    size = "no file" if row["size_bytes"] is None else f"{row['size_bytes']:,} bytes"
+    console.print(f"composition     {row['composition_id']}")
+    console.print(f"  segments        {row['num_segments']}, {row['covered_us'] / 1e6:g} s")
+    console.print(f"  method          {row['method']}, rank {row['rank']}, {size}")
+    console.print(f"  relative error  {row['relative_error']:.2e}")
+    console.print("  stored" if is_saved else "  not stored; give --save to keep it")
 
 
 def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False) -> None:

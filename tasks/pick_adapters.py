@@ -1,5 +1,6 @@
 """Which adapters answer a question: those of this model, of this video, of this span."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,15 @@ class Picked:
     recipe_id: str
     rows: tuple[Row, ...]
     """Adapter rows in order of time."""
+    composition_id: str | None = None
+    """The stored composition that was asked for by its id."""
+
+    @property
+    def ids(self) -> list[str]:
+        """What is composed: the stored composition, or every adapter."""
+        if self.composition_id is not None:
+            return [self.composition_id]
+        return [row["adapter_sha256"] for row in self.rows]
 
 
 def pick_adapters(
@@ -32,6 +42,7 @@ def pick_adapters(
     model: ModelIdentity,
     start_us: int | None = None,
     end_us: int | None = None,
+    allow_random: bool = False,
 ) -> Picked:
     """Find a video's adapters that fit a model, and of these the ones that meet a span.
 
@@ -41,15 +52,18 @@ def pick_adapters(
         model: the model that is to use them.
         start_us: start of the span; None is the start of the video.
         end_us: end of the span; None is the end of the video.
+        allow_random: take adapters of random weights too.
 
     Raises:
         VideoUnknownError: no such video, or several.
-        ModelMismatchError: the video's adapters were made for another model or checkpoint.
+        ModelMismatchError: the video's adapters were made for another model or checkpoint, or with
+            random weights.
         UsageError: the span lies outside the video, or the video was rejected.
     """
     video_id = _resolve(lake, video)
     recipe_id = fitting_recipe(lake, video_id, model)
     rows = lake.adapters_for(video_id, recipe_id)
+    refuse_random(rows, allow_random)
     segments = {Segment(start_us=row["start_us"], end_us=row["end_us"]): row for row in rows}
     if start_us is None and end_us is None:
         return Picked(video_id=video_id, recipe_id=recipe_id, rows=tuple(rows))
@@ -64,6 +78,20 @@ def pick_adapters(
     return Picked(
         video_id=video_id, recipe_id=recipe_id, rows=tuple(segments[segment] for segment in met)
     )
+
+
+def refuse_random(rows: Sequence[Row], allow: bool) -> None:
+    """Refuse adapters of random weights, which know nothing, unless they are allowed.
+
+    Raises:
+        ModelMismatchError: one of the rows says `is_random`.
+    """
+    found = [row["adapter_sha256"] for row in rows if row.get("is_random")]
+    if found and not allow:
+        raise ModelMismatchError(
+            f"adapter {found[0][:_SHOWN]}: made with random weights, it knows nothing (found "
+            f"{len(found)} of {len(rows)} so); give --allow-random if that is what you want"
+        )
 
 
 def _resolve(lake: Lake, video: str) -> str:
