@@ -11,7 +11,8 @@ Nothing of the model is loaded before an adapter or an answer is asked for.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs.load import load_model_config
 from configs.schema import ModelConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     import pyarrow as pa
 
     from tasks.compose_adapters import Composed, Reduction
+    from tasks.export_adapters import ExportSettings
     from tasks.members import Members
     from tasks.models import LoadedModel
     from tasks.pick_adapters import Picked
@@ -167,6 +169,35 @@ class OpenLake:
 
         return str(save_composition(self.lake, composed)["composition_id"])
 
+    def export(
+        self,
+        out: str | Path,
+        videos: Sequence[str] = (),
+        *,
+        adapters: Sequence[str] | None = None,
+        sql: str | None = None,
+        settings: "ExportSettings | None" = None,
+    ) -> dict[str, Any]:
+        """Write PEFT directories: one per video or `composition:ID`, one per adapter id or row.
+
+        Raises:
+            UsageError: `out` holds another export or other files.
+            AdapterError: an adapter has more ranks than vLLM serves.
+        """
+        from tasks.export_adapters import ExportSettings, export_adapters
+        from tasks.members import each_adapter
+
+        wanted = [(p.label, self.members(p.ids)) for p in map(self.pick, videos)]
+        if not wanted or adapters is not None or sql is not None:
+            wanted += each_adapter(self.members(adapters, sql=sql))
+        return export_adapters(
+            self.lake,
+            wanted,
+            Path(out),
+            model=self.config,
+            settings=settings or ExportSettings(),
+        )
+
     def ask(
         self,
         question: str,
@@ -201,3 +232,18 @@ class OpenLake:
             f"compose: the query has no column adapter_sha256 or composition_id (found "
             f"{', '.join(found.column_names)}); select one"
         )
+
+
+def import_peft(directory: str | Path, *, has_bias: bool | None = None) -> "Adapter":
+    """Read a PEFT directory as an adapter that `OpenLake.ask` takes.
+
+    Args:
+        directory: with adapter_config.json and adapter_model.safetensors.
+        has_bias: whether the checkpoint's bias is among its ranks; our own exports say it.
+
+    Raises:
+        AdapterError: it is no plain LoRA of SmolVLM's text blocks.
+    """
+    from tasks.export_adapters import read_peft
+
+    return read_peft(Path(directory), has_bias=has_bias)

@@ -100,6 +100,23 @@ def find_members(
     return members
 
 
+def each_adapter(members: Members) -> list[tuple[str, Members]]:
+    """Split members into one label and one sum for each, as they were given."""
+    if members.is_nested or len(members.parts) != len(members.leaves):
+        raise UsageError(
+            "export: --ids and --sql name segment adapters (found a composition among them); give "
+            "--composition ID for each of these"
+        )
+    return [
+        (
+            f"video {row['video_id'][:_SHOWN]}, {row['start_us'] / 1e6:g} to "
+            f"{row['end_us'] / 1e6:g} s",
+            Members(parts=(part,), leaves=((row, coefficient),)),
+        )
+        for part, (row, coefficient) in zip(members.parts, members.leaves, strict=True)
+    ]
+
+
 def pick_composition(lake: Lake, text: str, *, allow_random: bool = False) -> Picked:
     """Find a stored composition by its id or the id's first digits.
 

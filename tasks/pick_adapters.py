@@ -28,6 +28,13 @@ class Picked:
     """The stored composition that was asked for by its id."""
 
     @property
+    def label(self) -> str:
+        """What was picked, in words."""
+        if self.composition_id is not None:
+            return f"composition {self.composition_id[:_SHOWN]}"
+        return f"video {self.video_id[:_SHOWN]}"
+
+    @property
     def ids(self) -> list[str]:
         """What is composed: the stored composition, or every adapter."""
         if self.composition_id is not None:
