@@ -32,8 +32,9 @@ from video2lora_core.inject import adapted
 from video2lora_core.peft_format import WEIGHTS_FILE, peft_keys
 from video2lora_core.vlm import load_vlm
 
-# Largest difference of a logit, as a part of the largest change that the adapter makes.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
+# Largest difference of a logit, as a part of the largest change that the adapter makes. Measured at
+# most 4e-7 and 5e-3 (docs/exporting.md).
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.03}
 _NUM_PROMPTS, _NUM_TOKENS = 4, 12
 
 
