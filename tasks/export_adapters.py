@@ -1,10 +1,10 @@
 """Write adapters as PEFT directories, for PEFT or for vLLM: whole or not at all.
 
-    OUT/adapters/<name>/    a PEFT directory per adapter, named by its content
-    OUT/base/               with `bias="merged"`: the base model's copy with the bias in its weights
-    OUT/export.json         what was written and from which files, for `verify-export`
-    OUT/serving.json        for vLLM: the ranks, the modules and the list of requests
-    OUT/README.md           how to load it
+    adapters/<name>/    a PEFT directory per adapter, named by its content
+    base/               with `bias="merged"`: the base model's copy with the bias in its weights
+    export.json         what was written and from which files, for `verify-export`
+    serving.json        for vLLM: the ranks, the modules and the list of requests
+    README.md           how to load it
 
 The bias counts exactly once: among every adapter's ranks, or in a directory of its own, or in the
 weights of the base's copy. A name never stands for two contents: vLLM keeps what it saw under a
@@ -188,7 +188,7 @@ def _write(
     if settings.bias == "apart":
         writer.add(bias.adapter(), label="the bias", parts=(), is_bias=True)
     elif settings.bias == "merged":
-        lost = _merge_base(model, partial / "base", bias.adapter())
+        lost = _biased_base(model, partial / "base", bias.adapter())
     description = {
         "format": "video2lora-export",
         "format_version": FORMAT_VERSION,
@@ -266,7 +266,7 @@ def _entry(
     }
 
 
-def _merge_base(model: ModelConfig, target: Path, bias: Adapter) -> float:
+def _biased_base(model: ModelConfig, target: Path, bias: Adapter) -> float:
     if model.vlm.path is None:
         raise UsageError(
             f"export: the base {model.vlm.hub_id} is not a local directory (expected one, to copy "

@@ -234,10 +234,10 @@ def test_a_place_that_is_not_the_exports_own_is_refused(
 
 def test_a_base_that_is_no_directory_cannot_be_copied(opened: OpenLake, tmp_path: Path) -> None:
     vlm = opened.config.vlm.model_copy(update={"path": None, "hub_id": "owner/name"})
-    from tasks.export_adapters import _merge_base
+    from tasks.export_adapters import _biased_base
 
     with pytest.raises(UsageError, match="is not a local directory"):
-        _merge_base(opened.config.model_copy(update={"vlm": vlm}), tmp_path / "base", None)  # type: ignore[arg-type]
+        _biased_base(opened.config.model_copy(update={"vlm": vlm}), tmp_path / "base", None)  # type: ignore[arg-type]
 
 
 def test_the_merged_base_is_a_copy_and_says_what_rounding_lost(
