@@ -94,7 +94,7 @@ def measured(directory: Path) -> list[dict[str, Any]]:
     texts = [question.text for question in videos[0].questions[:NUM_QUESTIONS]]
     prompts = [torch.tensor([query_ids(vlm, text)], device=vlm.device) for text in texts]
     bias_rank = lake.model.hypernetwork.config.rank
-    rows = []
+    rows: list[dict[str, Any]] = []
     for dtype in DTYPES:
         model = copy.deepcopy(vlm.model).to(dtype)
         for what, adapter in cases(lake, videos):
