@@ -11,7 +11,8 @@ Nothing of the model is loaded before an adapter or an answer is asked for.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs.load import load_model_config
 from configs.schema import ModelConfig
@@ -21,6 +22,9 @@ from video2lora_core.errors import UsageError
 if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     import pyarrow as pa
 
+    from tasks.compose_adapters import Composed, Reduction
+    from tasks.export_adapters import ExportSettings
+    from tasks.members import Members
     from tasks.models import LoadedModel
     from tasks.pick_adapters import Picked
     from video2lora_core.adapter import Adapter
@@ -77,7 +81,8 @@ class OpenLake:
         """Return the adapter rows of a video that fit the model and meet a span.
 
         Args:
-            video: an id or its first digits, a path or URI, a file name, or a given id.
+            video: an id or its first digits, a path or URI, a file name, a given id, or
+                `composition:ID` for a stored composition, which has no span.
             start_s: start of the span in seconds; None is the video's start.
             end_s: end of the span in seconds; None is the video's end.
 
@@ -86,9 +91,13 @@ class OpenLake:
             ModelMismatchError: its adapters were made with another model or checkpoint.
             UsageError: the span lies outside the video.
         """
+        from tasks.members import pick_composition
         from tasks.pick_adapters import pick_adapters
         from tasks.recipe import identify_model
 
+        if video.startswith("composition:") and start_s is None and end_s is None:
+            text = video.removeprefix("composition:")
+            return pick_composition(self.lake, text, allow_random=self.allow_random)
         return pick_adapters(
             self.lake,
             video,
@@ -103,7 +112,23 @@ class OpenLake:
     ) -> "Adapter":
         """Compose a video's adapters, or those that meet a span, ready to be injected."""
         picked = self.pick(video, start_s=start_s, end_s=end_s)
-        return self.compose([row["adapter_sha256"] for row in picked.rows])
+        return self.compose(picked.ids)
+
+    def members(
+        self,
+        adapters: Sequence[str] | None = None,
+        *,
+        sql: str | None = None,
+        coefficients: Sequence[float] | None = None,
+    ) -> "Members":
+        """Find what is to be composed or exported, by ids or by a query; see `compose`."""
+        from tasks.members import find_members
+
+        if (adapters is None) == (sql is None):
+            raise UsageError("compose: give either `adapters` or `sql`, one of them")
+        ids = list(adapters) if adapters is not None else self._selected(sql or "")
+        allowed = self.allow_random
+        return find_members(self.lake, ids, coefficients=coefficients, allow_random=allowed)
 
     def compose(
         self,
@@ -111,25 +136,68 @@ class OpenLake:
         *,
         sql: str | None = None,
         coefficients: Sequence[float] | None = None,
+        reduction: "Reduction | None" = None,
     ) -> "Adapter":
-        """Compose any set of adapters, given by their sha256 or by a query, ready to be injected.
+        """Compose any set of adapters, given by id or by a query, ready to be injected.
 
         Args:
-            adapters: adapter_sha256 of each.
-            sql: in place of `adapters`, one SELECT with a column `adapter_sha256`.
+            adapters: adapter_sha256 of each, or the composition_id of a stored composition.
+            sql: in place of `adapters`, one SELECT with a column `adapter_sha256` or
+                `composition_id`.
             coefficients: what each adapter's update is multiplied by; 1 where not given.
+            reduction: how the sum is shortened; not at all where not given.
 
         Raises:
-            ModelMismatchError: an adapter was made with another checkpoint than the model's.
+            ModelMismatchError: an adapter was made with another model, or its video was deleted.
         """
-        from tasks.answer_questions import fetch_composition
+        from tasks.answer_questions import ready
+        from tasks.members import require_fitting
+        from tasks.recipe import identify_model
 
-        if (adapters is None) == (sql is None):
-            raise UsageError("compose: give either `adapters` or `sql`, one of them")
-        sha256s = list(adapters) if adapters is not None else self._adapters_of(sql or "")
-        if not sha256s:
-            raise UsageError("compose: no adapter was chosen; give at least one")
-        return fetch_composition(self.lake, self.model, sha256s, coefficients=coefficients)
+        members = self.members(adapters, sql=sql, coefficients=coefficients)
+        require_fitting(members.rows, identify_model(self.config))
+        return ready(self.model, self.composition(members, reduction).adapter)
+
+    def composition(self, members: "Members", reduction: "Reduction | None" = None) -> "Composed":
+        """Compose, without the bias and without any model: the sum, its row and its error."""
+        from tasks.compose_adapters import Reduction, compose_adapters
+
+        return compose_adapters(self.lake, members, reduction or Reduction())
+
+    def save(self, composed: "Composed") -> str:
+        """Store a composition exactly once; return its id, which `compose` and `ask` take."""
+        from tasks.compose_adapters import save_composition
+
+        return str(save_composition(self.lake, composed)["composition_id"])
+
+    def export(
+        self,
+        out: str | Path,
+        videos: Sequence[str] = (),
+        *,
+        adapters: Sequence[str] | None = None,
+        sql: str | None = None,
+        settings: "ExportSettings | None" = None,
+    ) -> dict[str, Any]:
+        """Write PEFT directories: one per video or `composition:ID`, one per adapter id or row.
+
+        Raises:
+            UsageError: `out` holds another export or other files.
+            AdapterError: an adapter has more ranks than vLLM serves.
+        """
+        from tasks.export_adapters import ExportSettings, export_adapters
+        from tasks.members import each_adapter
+
+        wanted = [(p.label, self.members(p.ids)) for p in map(self.pick, videos)]
+        if not wanted or adapters is not None or sql is not None:
+            wanted += each_adapter(self.members(adapters, sql=sql))
+        return export_adapters(
+            self.lake,
+            wanted,
+            Path(out),
+            model=self.config,
+            settings=settings or ExportSettings(),
+        )
 
     def ask(
         self,
@@ -156,11 +224,27 @@ class OpenLake:
             adapter = self.adapter(video or "", start_s=start_s, end_s=end_s)
         return answer_questions(self.model, [question], adapter, max_new_tokens=max_new_tokens)[0]
 
-    def _adapters_of(self, sql: str) -> list[str]:
+    def _selected(self, sql: str) -> list[str]:
         found = self.lake.query(sql)
-        if "adapter_sha256" not in found.column_names:
-            raise UsageError(
-                f"compose: the query has no column adapter_sha256 (found "
-                f"{', '.join(found.column_names)}); select it"
-            )
-        return [str(value) for value in found["adapter_sha256"].to_pylist()]
+        for column in ("adapter_sha256", "composition_id"):
+            if column in found.column_names:
+                return [str(value) for value in found[column].to_pylist()]
+        raise UsageError(
+            f"compose: the query has no column adapter_sha256 or composition_id (found "
+            f"{', '.join(found.column_names)}); select one"
+        )
+
+
+def import_peft(directory: str | Path, *, has_bias: bool | None = None) -> "Adapter":
+    """Read a PEFT directory as an adapter that `OpenLake.ask` takes.
+
+    Args:
+        directory: with adapter_config.json and adapter_model.safetensors.
+        has_bias: whether the checkpoint's bias is among its ranks; our own exports say it.
+
+    Raises:
+        AdapterError: it is no plain LoRA of SmolVLM's text blocks.
+    """
+    from tasks.export_adapters import read_peft
+
+    return read_peft(Path(directory), has_bias=has_bias)

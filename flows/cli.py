@@ -124,11 +124,15 @@ def internalize(
     epilog=examples(
         "video2lora ask street.mp4 'What colour is the car?' --lake my-lake",
         "video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake -v",
+        "video2lora ask composition:3fa9c1d2 'What happens?' --lake my-lake",
     )
 )
 def ask(
     video: Annotated[
-        str, typer.Argument(help="A video id or its first digits, a path or URI, or a file name.")
+        str,
+        typer.Argument(
+            help="A video id or its first digits, a path or URI, a file name, or composition:ID."
+        ),
     ],
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     lake: Lake,
@@ -138,10 +142,10 @@ def ask(
     end: Annotated[str | None, typer.Option("--to", help="End of the span.")] = None,
     model: Model = "tiny",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
-    allow_random: AllowRandom = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show segments, tokens and time.")
     ] = False,
+    allow_random: AllowRandom = False,
     as_json: Json = False,
 ) -> None:
     """Answer a question about a video from its adapters alone.
@@ -158,7 +162,7 @@ def ask(
         start_s=parse_time_us(start) / 1e6 if start else None,
         end_s=parse_time_us(end) / 1e6 if end else None,
     )
-    adapter = opened.compose([row["adapter_sha256"] for row in picked.rows])
+    adapter = opened.compose(picked.ids)
     found = opened.ask(question, adapter=adapter, max_new_tokens=max_new_tokens)
     show_answer(found, picked, is_verbose=verbose, as_json=as_json)
 

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,16 @@ from rich.table import Table
 from flows.clock import show_time
 
 if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
+    from pathlib import Path
+
     import pyarrow as pa
 
     from tasks.import_checkpoint import Imported
+    from storage.schemas import Row
     from tasks.pick_adapters import Picked
     from tasks.progress import Event
     from tasks.summary import RunSummary
+    from tasks.verify_export import Verified
     from video2lora_core.answer import Answer
 
 _PIPE_WIDTH = 240
@@ -167,6 +171,50 @@ def show_import(made: "Imported", *, as_json: bool) -> None:
     console.print("checkpoint imported" if made.is_new else "checkpoint was there already")
     for name, value in document.items():
         console.print(f"  {name:<15} {value}", markup=False)
+
+
+def show_composition(row: "Row", *, is_saved: bool, as_json: bool) -> None:
+    """Print what a composition is: coverage, rank, size, error."""
+    if as_json:
+        sys.stdout.write(json.dumps({**row, "is_saved": is_saved}) + "\n")
+        return
+    console = make_console()
+    size = "no file" if row["size_bytes"] is None else f"{row['size_bytes']:,} bytes"
+    console.print(f"composition     {row['composition_id']}")
+    console.print(f"  segments        {row['num_segments']}, {row['covered_us'] / 1e6:g} s")
+    console.print(f"  method          {row['method']}, rank {row['rank']}, {size}")
+    console.print(f"  relative error  {row['relative_error']:.2e}")
+    console.print("  stored" if is_saved else "  not stored; give --save to keep it")
+
+
+def show_export(description: Mapping[str, Any], out: "Path", *, as_json: bool) -> None:
+    """Print what an export wrote."""
+    if as_json:
+        sys.stdout.write(json.dumps({"out": str(out), **description}) + "\n")
+        return
+    console = make_console()
+    columns = ["name", "rank", "exported_rank", "label"]
+    rows = [[entry[column] for column in columns] for entry in description["adapters"]]
+    console.print(make_table(columns, rows))
+    console.print(f"bias {description['bias']}, base {description['base_model']}", markup=False)
+    console.print(f"check it: video2lora verify-export {out}", markup=False)
+
+
+def show_verified(found: Sequence["Verified"], *, as_json: bool) -> None:
+    """Print what was found about each exported adapter, and why it must not be used."""
+    if as_json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(entry) for entry in found]) + "\n")
+        return
+    console = make_console()
+    columns = ["name", "rank", "keys", "off by", "effect", "is right"]
+    rows = [
+        [e.name, e.rank, e.num_keys, e.difference, e.effect, "no" if e.faults else "yes"]
+        for e in found
+    ]
+    console.print(make_table(columns, rows))
+    for entry in found:
+        for fault in entry.faults:
+            console.print(f"{entry.name}: {fault}", markup=False)
 
 
 def show_table(rows: "pa.Table", *, as_json: bool = False, as_csv: bool = False) -> None:

@@ -40,11 +40,20 @@ def source_id(uri: str) -> str:
 
 
 def composition_id(
-    *, recipe_id: str, method: str, parents: Sequence[str], coefficients: Sequence[float]
+    *,
+    recipe_id: str,
+    method: str,
+    parents: Sequence[str],
+    coefficients: Sequence[float],
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the id of a composition: its method over these parents with these coefficients."""
+    """Return the id of a composition: its method over these parents with these coefficients.
+
+    `settings` are what else decides the result: the rank, the stored dtype, the seed.
+    """
     numbers = [float(c) for c in coefficients]
-    return _hash_json([recipe_id, method, list(parents), numbers])
+    decided = [recipe_id, method, list(parents), numbers]
+    return _hash_json([*decided, dict(settings)] if settings else decided)
 
 
 def run_id(plan: pa.Table) -> str:

@@ -81,7 +81,9 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
         (
             _RUN,
             _RECIPE,
-            _col("event", _TEXT, "planned, unit, shard, published, failed, or maintenance"),
+            _col(
+                "event", _TEXT, "planned, unit, composed, shard, published, failed, or maintenance"
+            ),
             _opt("shard", _INT, "shard of the run"),
             _opt("unit", _INT, "unit of the shard"),
             _opt("attempt_id", _TEXT, "the execution that wrote the row"),
@@ -174,14 +176,16 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
         "One row per composition of adapters, of one video or of any set of segments.",
         (
             *_PLACE,
-            _col("composition_id", _TEXT, "sha256 of recipe, method, parents and coefficients"),
+            _col(
+                "composition_id", _TEXT, "sha256 of recipe, members, coefficients, method, budget"
+            ),
             _opt("video_id", _TEXT, "sha256 of the video; null where it spans several videos"),
             _opt("start_us", _LONG, "start of the first segment", "us"),
             _opt("end_us", _LONG, "end of the last segment", "us"),
             _col("parents", _TEXTS, "adapter_sha256 of each parent, in order"),
             _col("coefficients", _REALS, "what each parent's update is multiplied by"),
             _col("method", _TEXT, "concat, top_k or svd"),
-            _opt("tree", _TEXT, "how compositions were nested", "JSON"),
+            _opt("tree", _TEXT, "what reduced the sum, and how compositions were nested", "JSON"),
             _col("rank", _INT, "rank of the composition, the bias aside"),
             _col("num_segments", _INT, "segments covered"),
             _opt("covered_us", _LONG, "time covered", "us"),

@@ -1,5 +1,6 @@
 """Which adapters answer a question: those of this model, of this video, of this span."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,22 @@ class Picked:
     recipe_id: str
     rows: tuple[Row, ...]
     """Adapter rows in order of time."""
+    composition_id: str | None = None
+    """The stored composition that was asked for by its id."""
+
+    @property
+    def label(self) -> str:
+        """What was picked, in words."""
+        if self.composition_id is not None:
+            return f"composition {self.composition_id[:_SHOWN]}"
+        return f"video {self.video_id[:_SHOWN]}"
+
+    @property
+    def ids(self) -> list[str]:
+        """What is composed: the stored composition, or every adapter."""
+        if self.composition_id is not None:
+            return [self.composition_id]
+        return [row["adapter_sha256"] for row in self.rows]
 
 
 def pick_adapters(
@@ -46,7 +63,8 @@ def pick_adapters(
 
     Raises:
         VideoUnknownError: no such video, or several.
-        ModelMismatchError: the video's adapters were made for another model or checkpoint.
+        ModelMismatchError: the video's adapters were made for another model or checkpoint, or with
+            random weights.
         UsageError: the span lies outside the video, or the video was rejected.
     """
     video_id = _resolve(lake, video)
@@ -66,6 +84,20 @@ def pick_adapters(
     return Picked(
         video_id=video_id, recipe_id=recipe_id, rows=tuple(segments[segment] for segment in met)
     )
+
+
+def refuse_random(rows: Sequence[Row], allow: bool) -> None:
+    """Refuse adapters of random weights, which know nothing, unless they are allowed.
+
+    Raises:
+        ModelMismatchError: one of the rows says `is_random`.
+    """
+    found = [row["adapter_sha256"] for row in rows if row.get("is_random")]
+    if found and not allow:
+        raise ModelMismatchError(
+            f"adapter {found[0][:_SHOWN]}: made with random weights, it knows nothing (found "
+            f"{len(found)} of {len(rows)} so); give --allow-random if that is what you want"
+        )
 
 
 def _resolve(lake: Lake, video: str) -> str:
@@ -98,6 +130,7 @@ def fitting_recipe(
     rows = lake.catalog.read(
         "adapters",
         columns=(
+            "adapter_sha256",
             "recipe_id",
             "created_at",
             "checkpoint_sha256",
@@ -112,23 +145,13 @@ def fitting_recipe(
             "`video2lora sql 'select * from open_rejects'`"
         )
     if not allow_random:
-        rows = _real(rows, video_id)
+        real = [row for row in rows if not row["is_random"]]
+        refuse_random([] if real else rows, allow_random)
+        rows = real
     fitting = [row for row in rows if _fits(row, model)]
     if not fitting:
         raise ModelMismatchError(_mismatch(rows[0], video_id, model))
     return str(max(fitting, key=lambda row: row["created_at"])["recipe_id"])
-
-
-def _real(rows: list[Row], video_id: str) -> list[Row]:
-    """Leave adapters of random weights out; refuse a video that has no others."""
-    real = [row for row in rows if not row["is_random"]]
-    if not real:
-        raise ModelMismatchError(
-            f"video {video_id[:_SHOWN]}: its adapters were made with random weights, so that they "
-            "know nothing of it; internalize it with real weights, or give --allow-random for a "
-            "test or a benchmark"
-        )
-    return real
 
 
 def _fits(row: Row, model: ModelIdentity) -> bool:

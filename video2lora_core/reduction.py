@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from video2lora_core.adapter import Adapter, Factors, require_no_bias
+from video2lora_core.adapter import Adapter, Factors, adapter_bytes, require_no_bias
 from video2lora_core.errors import UsageError
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
+
+_HEADER_GROWTH_BYTES = 64  # more digits in a file's header at higher ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,9 +40,9 @@ def svd(adapter: Adapter, *, rank: int, seed: int = 0) -> tuple[Adapter, float]:
     """
 
     def reduce(f: Factors) -> Reduced:
-        if f.a.shape[-2] < min(f.a.shape[-1], f.b.shape[-1]):
-            return _svd_by_qr(f, rank)
-        return _svd_by_sketch(f, rank, torch.Generator(f.a.device).manual_seed(seed))
+        if _is_beyond_widths(f):
+            return _svd_by_sketch(f, rank, torch.Generator(f.a.device).manual_seed(seed))
+        return _svd_by_qr(f, rank)
 
     return _reduced("svd", adapter, rank, reduce)
 
@@ -56,6 +58,50 @@ def top_k(adapter: Adapter, *, rank: int) -> tuple[Adapter, float]:
         return _measured(f, kept)
 
     return _reduced("top_k", adapter, rank, reduce)
+
+
+def relative_error(exact: Adapter, approximation: Adapter) -> float:
+    """Return |approximation - exact| / |exact| over all layers and modules, Frobenius norms.
+
+    Both must be of one checkpoint, and neither with the bias.
+    """
+    require_no_bias("relative_error", [exact, approximation])
+    wide, kept = exact.to(dtype=torch.float32), approximation.to(dtype=torch.float32)
+    parts = [_measured(f, kept.factors[name]) for name, f in wide.factors.items()]
+    lost, had = (math.fsum(getattr(part, of) for part in parts) for of in ("lost", "had"))
+    return math.sqrt(lost / had) if had > 0 else 0.0
+
+
+def needs_seed(adapter: Adapter, *, rank: int) -> bool:
+    """Say whether `svd` to this rank takes the randomised path for some module."""
+    factors = adapter.factors.values()
+    return rank < adapter.rank and any(_is_beyond_widths(f) for f in factors)
+
+
+def rank_within(adapter: Adapter, *, num_bytes: int, dtype: torch.dtype) -> int:
+    """Return the largest rank at which the adapter's file is at most `num_bytes` long.
+
+    Raises:
+        UsageError: not even rank 1 fits.
+    """
+    widths = sum(f.a.shape[-1] + f.b.shape[-1] for f in adapter.factors.values())
+    per_rank = len(adapter.layers) * widths * dtype.itemsize
+    one = replace(
+        adapter,
+        factors={n: Factors(a=f.a[:, :1], b=f.b[:, :1]) for n, f in adapter.factors.items()},
+    )
+    header = len(adapter_bytes(one, dtype=dtype)) - per_rank + _HEADER_GROWTH_BYTES
+    rank = (num_bytes - header) // per_rank
+    if rank < 1:
+        raise UsageError(
+            f"rank_within: {num_bytes} bytes hold no rank (expected at least {header + per_rank}); "
+            "give a larger budget"
+        )
+    return rank
+
+
+def _is_beyond_widths(f: Factors) -> bool:
+    return f.a.shape[-2] >= min(f.a.shape[-1], f.b.shape[-1])
 
 
 def _reduced(
@@ -112,19 +158,20 @@ def _balanced(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Factors:
 def _measured(f: Factors, kept: Factors) -> Reduced:
     """Put what the kept factors lose beside them, by whichever way is cheaper."""
     rank, d_in, d_out = f.a.shape[-2], f.a.shape[-1], f.b.shape[-1]
-    if rank * (d_in + d_out) < d_in * d_out:
-        both = Factors(a=torch.cat([f.a, kept.a], dim=-2), b=torch.cat([f.b, -kept.b], dim=-2))
-        return Reduced(factors=kept, lost=_squared_norm(both), had=_squared_norm(f))
     lost, had = [], []
     # One layer at a time: all dense updates together are as large as the model's weights.
     for a, b, kept_a, kept_b in zip(f.a, f.b, kept.a, kept.b, strict=True):
+        if rank * (d_in + d_out) < d_in * d_out:
+            lost.append(_squared_norm(torch.cat([a, kept_a]), torch.cat([b, -kept_b])))
+            had.append(_squared_norm(a, b))
+            continue
         update = b.mT @ a
         had.append(update.double().square().sum().item())
         lost.append((update - kept_b.mT @ kept_a).double().square().sum().item())
     return Reduced(factors=kept, lost=math.fsum(lost), had=math.fsum(had))
 
 
-def _squared_norm(f: Factors) -> float:
+def _squared_norm(a: Tensor, b: Tensor) -> float:
     """|B^T A|^2 without forming it: the inner product of the factors' Gram matrices."""
-    a, b = f.a.double(), f.b.double()  # in float32 a difference would drown in cancellation
+    a, b = a.double(), b.double()  # in float32 a difference would drown in cancellation
     return ((a @ a.mT) * (b @ b.mT)).sum().clamp_min(0).item()

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.adapter_factory import DOWN, GATE, QUERY, random_adapter, random_bias, updates
-from video2lora_core.adapter import Factors
+from video2lora_core.adapter import Factors, adapter_bytes
 from video2lora_core.compose import concat, svd, top_k, with_bias
 from video2lora_core.errors import AdapterError, UsageError
+from video2lora_core.reduction import needs_seed, rank_within, relative_error
 
 
 def true_error(adapter, reduced):
@@ -120,3 +121,59 @@ def test_the_bias_is_never_part_of_what_is_reduced():
 def test_a_rank_below_one_is_refused():
     with pytest.raises(UsageError, match="svd: rank is 0"):
         svd(random_adapter(), rank=0)
+
+
+@pytest.mark.parametrize("num_segments", [1, 3])
+def test_svd_is_optimal_in_every_layer_and_not_only_in_total(num_segments):
+    adapter = concat(
+        [random_adapter(seed, rank=4, modules=(DOWN,)) for seed in range(num_segments)]
+    )
+    kept = adapter.rank // 2
+    reduced, _ = svd(adapter, rank=kept)
+    ours, exact = updates(reduced)["down_proj"], updates(adapter)["down_proj"]
+    for layer, update in enumerate(exact):
+        spectrum = torch.linalg.svdvals(update)
+        found = (ours[layer] - update).norm() / update.norm()
+        assert found.item() == pytest.approx(
+            (spectrum[kept:].norm() / spectrum.norm()).item(), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("kept", [1, 4, 8, 12, 15])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_randomised_path_is_near_optimal_for_unrelated_adapters_too(kept, seed):
+    """Without shared directions the spectrum is flat: the hardest case for a random sketch."""
+    adapter = concat([random_adapter(10 * seed + i, rank=4, modules=(DOWN,)) for i in range(8)])
+    assert needs_seed(adapter, rank=kept)
+    _, error = svd(adapter, rank=kept, seed=seed)
+    assert error <= 1.05 * optimal_error(adapter, kept)
+
+
+@given(st.integers(0, 99), st.integers(1, 12), st.integers(1, 12))
+def test_the_relative_error_is_that_of_the_dense_updates(seed, rank, other_rank):
+    exact = random_adapter(seed, rank=rank, modules=(DOWN, QUERY))
+    other = random_adapter(seed + 100, rank=other_rank, modules=(DOWN, QUERY))
+    near = concat([exact, other], coefficients=[1.0, 0.01])
+    assert relative_error(exact, near) == pytest.approx(true_error(exact, near), rel=1e-4)
+    assert relative_error(exact, exact) < 1e-6
+
+
+def test_the_seed_matters_only_beyond_the_widths():
+    assert not needs_seed(random_adapter(rank=15), rank=4)
+    assert needs_seed(random_adapter(rank=16), rank=4)
+    assert not needs_seed(random_adapter(rank=16), rank=16)
+
+
+@given(st.integers(2_000, 60_000), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_a_byte_budget_is_the_largest_rank_whose_file_fits(num_bytes, dtype):
+    adapter = concat([random_adapter(seed, rank=8) for seed in range(40)])
+    rank = rank_within(adapter, num_bytes=num_bytes, dtype=dtype)
+    size = len(adapter_bytes(top_k(adapter, rank=min(rank, adapter.rank))[0], dtype=dtype))
+    assert size <= num_bytes
+    larger = len(adapter_bytes(top_k(adapter, rank=min(rank + 2, adapter.rank))[0], dtype=dtype))
+    assert larger > num_bytes or rank + 2 > adapter.rank
+
+
+def test_a_budget_without_room_for_one_rank_is_refused():
+    with pytest.raises(UsageError, match="hold no rank"):
+        rank_within(random_adapter(), num_bytes=100, dtype=torch.float32)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks import composition
 from benchmarks._naive import NaiveResampler
 from benchmarks._pairs import TOLERANCE, measure, table
 from benchmarks.cross_attention import EMBEDDED, contests
@@ -34,6 +35,14 @@ def test_the_smallest_size_runs_with_one_pair_and_both_ways_agree() -> None:
     with console.capture() as captured:
         console.print(table(outcomes))
     assert "whole perceiver" in captured.get()
+
+
+def test_peft_and_our_svd_agree_before_they_are_timed() -> None:
+    contests_, errors = composition.contests("small", composition.SMALL)
+    for contest in contests_:
+        assert measure(contest, num_pairs=1).deviation <= TOLERANCE
+    assert errors["ours"] == pytest.approx(errors["peft"], abs=1e-6)
+    assert errors["ours"] > 0.01
 
 
 def test_nothing_is_timed_when_the_two_ways_differ() -> None:
