@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -29,7 +29,17 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 8
 _PAUSE_S: Final = 0.05
+# Every look at a table adds a fragment to what delta-rs remembers of it: after 250 of them a commit
+# took 8 times as long, opened anew every tenth version it stays the same.
+_REOPEN_AFTER: Final = 10
+# A commit reads the log since its last checkpoint: with the default of 100 it took twice as long.
+SETTINGS: Final = {
+    "delta.checkpointInterval": "10",
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",
+}
 
+T = TypeVar("T")
 AsOf = datetime | Mapping[str, int]
 
 
@@ -48,6 +58,7 @@ class Catalog:
         self._uri = uri.rstrip("/")
         self._options = dict(storage_options or {})
         self._open: dict[str, DeltaTable] = {}
+        self._opened_at: dict[str, int] = {}
 
     def create(self) -> None:
         """Make every table that is not there yet."""
@@ -122,6 +133,42 @@ class Catalog:
         decode = str if is_remote(self._uri) else unquote
         return sorted(decode(uri) for uri in handle.file_uris())
 
+    def open_table(self, table: str) -> DeltaTable | None:
+        """Open a table at its newest version for maintenance; None where it does not exist."""
+        self._open.pop(table, None)
+        return self._readable(table)
+
+    def table_uri(self, table: str) -> str:
+        """Return where a table is."""
+        return self._table_uri(table)
+
+    def rewrite(self, table: str, change: Callable[[DeltaTable], T]) -> T | None:
+        """Apply a change that rewrites files, again where another writer's commit forbids it.
+
+        Returns:
+            What `change` returns; None where the table does not exist.
+        """
+        for attempt in range(_ATTEMPTS):
+            opened = self.open_table(table)
+            if opened is None:
+                return None
+            self._before_write()
+            before = opened.version()
+            try:
+                done = change(opened)
+            except CommitFailedError:
+                logger.info("%s: another writer was faster, attempt %d", table, attempt + 1)
+                time.sleep(_PAUSE_S * attempt)
+            except (DeltaError, OSError) as error:
+                raise CatalogError(_failed("change", table, error)) from error
+            else:
+                _sync_since(opened, before)
+                return done
+        raise CatalogError(
+            f"{table}: {_ATTEMPTS} tries to rewrite it failed because others wrote to it; "
+            "run it again when fewer write"
+        )
+
     def _table_uri(self, table: str) -> str:
         table_schema(table)
         return f"{self._uri}/{table}"
@@ -139,6 +186,7 @@ class Catalog:
                 mode="ignore",
                 name=table,
                 description=schema.metadata[b"description"].decode(),
+                configuration=dict(SETTINGS),
                 storage_options=self._options,
             )
         except CommitFailedError:
@@ -151,14 +199,20 @@ class Catalog:
         try:
             if as_of is not None:
                 return self._load(table, as_of)
-            if table not in self._open:
-                self._open[table] = self._load(table, None)
-            self._open[table].update_incremental()
+            self._look(table)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
             raise CatalogError(_failed("read", table, error)) from error
         return self._open[table]
+
+    def _look(self, table: str) -> None:
+        if table in self._open:
+            self._open[table].update_incremental()
+            if self._open[table].version() < self._opened_at[table] + _REOPEN_AFTER:
+                return
+        self._open[table] = self._load(table, None)
+        self._opened_at[table] = self._open[table].version()
 
     def _load(self, table: str, as_of: AsOf | None) -> DeltaTable:
         uri = self._table_uri(table)
@@ -187,12 +241,19 @@ class Catalog:
             schema_mode="merge" if is_wider else None,
             commit_properties=properties,
         )
-        if not is_remote(handle.table_uri):
-            _sync_commit(Path(unquote(handle.table_uri.removeprefix("file://"))), handle.version())
+        _sync_since(handle, handle.version() - 1)
 
 
 def _nothing() -> None:
     """Refuse nothing."""
+
+
+def _sync_since(opened: DeltaTable, version: int) -> None:
+    if is_remote(opened.table_uri):
+        return
+    table = Path(unquote(opened.table_uri.removeprefix("file://")))
+    for newer in range(version + 1, opened.version() + 1):
+        _sync_commit(table, newer)
 
 
 def _sync_commit(table: Path, version: int) -> None:
