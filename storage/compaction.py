@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import pyarrow as pa
 from deltalake import DeltaTable
 
 from storage.catalog import SETTINGS, Catalog
@@ -116,7 +117,7 @@ def _change(opened: DeltaTable, history: timedelta) -> tuple[int, int]:
 
 def live_figures(opened: DeltaTable) -> tuple[int, list[int]]:
     """Return the rows of a table and the sizes of its live files, as its log tells them."""
-    columns = opened.get_add_actions(flatten=True)
+    columns = pa.table(opened.get_add_actions(flatten=True))
     rows: list[int | None] = columns["num_records"].to_pylist()
     sizes: list[int] = columns["size_bytes"].to_pylist()
     return sum(n or 0 for n in rows), sizes

@@ -146,7 +146,7 @@ def _delete(catalog: Catalog, table: str, predicate: str) -> int:
 def _blank(catalog: Catalog, predicate: str) -> None:
     def change(opened: DeltaTable) -> None:
         known = {field.name for field in opened.schema().fields}
-        updates = {name: "NULL" for name in _BLANKED if name in known}
+        updates: dict[str, str] = {name: "NULL" for name in _BLANKED if name in known}
         opened.update(updates=updates, predicate=predicate)
 
     catalog.rewrite("sources", change)

@@ -1,12 +1,14 @@
 """Garbage collection: what no row names is moved aside, and deleted at a later look.
 
 Content-addressed files are shared, so a writer may find the very file that is about to go. Hence
-two looks, at least `grace` apart. The first moves a file that nobody names and nobody has touched for
-`grace` to ROOT/garbage/: copied, looked at again, removed. The second, `grace` after that, deletes
-it there, or puts it back where a row names it by then. A row names a file at most `grace` after its
-writer made sure of it (AdapterStore.require); so whatever a row names was put before the move, and
-is found by the second look, or after it, and is a file of its own. In between, reading an adapter
-looks into ROOT/garbage/ too and puts it back: no row ever names bytes that are gone.
+two looks, at least `grace` apart. The first takes a file that nobody names and nobody has touched
+for `grace`, and moves it to ROOT/garbage/: copies it, looks at it again, removes it. The second,
+`grace` after that, deletes it there, or puts it back where a row names it by then.
+
+Why no row ever names bytes that are gone: a writer makes sure of a file (AdapterStore.require) less
+than `grace` before its row is visible. If it did so before the move, the second look sees the row.
+If it did so after, it found, put or got back a file under the final name, which is not the one that
+is deleted. In between, reading an adapter looks into ROOT/garbage/ too, and puts it back.
 """
 
 import logging
