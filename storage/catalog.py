@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -253,7 +254,9 @@ def _sync_since(opened: DeltaTable, version: int) -> None:
         return
     table = Path(unquote(opened.table_uri.removeprefix("file://")))
     for newer in range(version + 1, opened.version() + 1):
-        _sync_commit(table, newer)
+        # Another process may have shortened the log meanwhile.
+        with suppress(FileNotFoundError):
+            _sync_commit(table, newer)
 
 
 def _sync_commit(table: Path, version: int) -> None:

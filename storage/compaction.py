@@ -90,8 +90,10 @@ def _compact_table(
     if before is None:
         return None
     turn.require()
-    after = catalog.rewrite(table, lambda opened: _change(opened, history))
+    after = catalog.rewrite(table, lambda opened: _compact(opened, history))
     assert after is not None
+    # Only now: what is compacted is flushed to disk, and the log may forget what came before.
+    catalog.rewrite(table, _shorten_log)
     return CompactedTable(
         table=table,
         num_rows=before.num_rows,
@@ -102,17 +104,19 @@ def _compact_table(
     )
 
 
-def _change(opened: DeltaTable, history: timedelta) -> tuple[int, int]:
+def _compact(opened: DeltaTable, history: timedelta) -> tuple[int, int]:
     kept = f"interval {round(history.total_seconds())} seconds"
     wanted = {**SETTINGS, "delta.logRetentionDuration": kept}
     if {name: opened.metadata().configuration.get(name) for name in wanted} != wanted:
         opened.alter.set_table_properties(wanted)
     if len(opened.file_uris()) > 1:
         opened.optimize.compact(target_size=TARGET_BYTES)
-    figures = len(opened.file_uris()), opened.version()
+    return len(opened.file_uris()), opened.version()
+
+
+def _shorten_log(opened: DeltaTable) -> None:
     opened.create_checkpoint()
     opened.cleanup_metadata()
-    return figures
 
 
 def live_figures(opened: DeltaTable) -> tuple[int, list[int]]:
