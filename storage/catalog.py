@@ -121,7 +121,7 @@ class Catalog:
             return wanted.empty_table()
         try:
             dataset = handle.to_pyarrow_dataset(schema=schema)
-            return dataset.to_table(columns=names, filter=where).cast(wanted)
+            return _rows(dataset, names, where).cast(wanted)
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
             raise CatalogError(_failed("read", table, error)) from error
 
@@ -233,8 +233,9 @@ class Catalog:
         properties = CommitProperties(
             app_transactions=[Transaction(*transaction)] if transaction else None
         )
-        known = {field.name for field in handle.schema().fields}
-        is_wider = bool(set(arrow.column_names) - known)
+        known = {field.name: field.metadata for field in handle.schema().fields}
+        is_wider = bool(set(arrow.column_names) - known.keys())
+        arrow = _described_as(arrow, known)
         write_deltalake(
             handle,
             arrow,
@@ -247,6 +248,28 @@ class Catalog:
 
 def _nothing() -> None:
     """Refuse nothing."""
+
+
+def _rows(
+    dataset: pa_dataset.Dataset, names: Sequence[str], where: pa_dataset.Expression | None
+) -> pa.Table:
+    try:
+        return dataset.to_table(columns=list(names), filter=where)
+    except pa.ArrowNotImplementedError:
+        # A file that delta-rs rewrote says its texts are string views, and Arrow cannot compare
+        # the file's least and greatest of those with a text: read first, filter afterwards.
+        batches = (pa.Table.from_batches([batch]).filter(where) for batch in dataset.to_batches())
+        found = [batch.select(list(names)) for batch in batches if batch.num_rows]
+        return pa.concat_tables(found) if found else dataset.schema.empty_table().select(names)
+
+
+def _described_as(arrow: pa.Table, known: Mapping[str, Mapping[str, str]]) -> pa.Table:
+    """Describe columns as the table does: Delta refuses an append whose descriptions differ."""
+    fields = [
+        field.with_metadata(dict(known[field.name])) if field.name in known else field
+        for field in arrow.schema
+    ]
+    return pa.table(arrow.columns, schema=pa.schema(fields, metadata=arrow.schema.metadata))
 
 
 def _sync_since(opened: DeltaTable, version: int) -> None:
@@ -273,4 +296,5 @@ def _sync_commit(table: Path, version: int) -> None:
 
 def _failed(verb: str, table: str, error: Exception) -> str:
     said = reason_of(error)
-    return f"catalog table {table}: cannot {verb} it ({said}); check the lake and its rights"
+    advice = "check the lake and its rights (`video2lora verify` names damaged files)"
+    return f"catalog table {table}: cannot {verb} it ({said}); {advice}"

@@ -104,10 +104,10 @@ def _compositions(catalog: Catalog, video_ids: list[str]) -> list[str]:
     known = set(_column(catalog.read("adapters", columns=["adapter_sha256"]), "adapter_sha256"))
     found = set()
     for row in rows.to_pylist():
-        # Two files with the same frames share adapters: another video's own composition stays.
-        is_shared = row["video_id"] is not None and row["video_id"] not in video_ids
         parents = set(row["parents"])
-        if (parents & ours and not is_shared) or not parents <= known:
+        # Two files with the same frames share adapters, and even the id: a video's own composition
+        # goes by its video_id, never by what it shares.
+        if (row["video_id"] is None and parents & ours) or not parents <= known:
             found.add(row["composition_id"])
     return sorted(found)
 

@@ -126,6 +126,9 @@ def test_a_truncated_table_file_is_named_and_reading_says_so(good: Lake, table: 
         good.query(f"select * from raw.{table}")
     assert "\n" not in str(failed.value)
     assert "video2lora verify" in str(failed.value)
+    with pytest.raises(StorageError, match=path.name) as failed:
+        good.table(table)
+    assert "\n" not in str(failed.value)
 
 
 @pytest.mark.parametrize("table", ["adapters", "compositions"])
