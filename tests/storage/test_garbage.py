@@ -128,20 +128,19 @@ def interleave(world: World, order: tuple[str, ...], actors: dict[str, Callable[
         waits[name].release()
 
     world.step = step
-    threads = {name: threading.Thread(target=run, args=(name,)) for name in actors}
-    for name, thread in threads.items():
+    threads = [threading.Thread(target=run, args=(name,)) for name in actors]
+    for name, thread in zip(actors, threads, strict=True):
         thread.start()
         waits[name].acquire()
     left = [name for name in actors for _ in range(40)]
-    for name in itertools.chain(order, left):
+    for name in [*order, *left]:
         if name not in ended:
             permits[name].release()
             waits[name].acquire()
-    for thread in threads.values():
+    for thread in threads:
         thread.join()
     world.step = lambda: None
-    if failed:
-        raise failed[0]
+    assert failed == []
 
 
 def orders(num_writer: int, num_gc: int) -> Iterator[tuple[str, ...]]:

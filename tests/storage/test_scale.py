@@ -1,6 +1,7 @@
 """A million adapter rows: what a commit and a query cost beside small tables and one plain file."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -33,9 +34,7 @@ def make_rows(first: int, num_rows: int) -> pa.Table:
     """Synthetic rows of the adapters table, from numbers that count on."""
     numbers = np.arange(first, first + num_rows)
     spread = (numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(str)
-    columns = []
-    for field in table_schema("adapters"):
-        columns.append(_column(field, numbers, spread))
+    columns = [_column(field, numbers, spread) for field in table_schema("adapters")]
     return pa.table(columns, schema=table_schema("adapters"))
 
 
@@ -103,9 +102,7 @@ def test_a_million_rows_cost_a_commit_and_a_query_little_more(
     commits = _commit_costs(small, large)
     told = {"commit, 1e6 rows / 1e3": commits, **queries}
     with capsys.disabled():
-        for name, ratio in told.items():
-            print(f"\n  {ratio:.2f}x  {name}", end="")
-        print()
+        sys.stdout.write("".join(f"\n  {ratio:.2f}x  {name}" for name, ratio in told.items()))
     assert large.read("adapters", columns=["shard"]).num_rows == NUM_ROWS + 40 * UNIT
     assert commits <= 1.5
     assert max(queries.values()) <= 3.0
@@ -123,7 +120,7 @@ def _commit_costs(small: Catalog, large: Catalog) -> float:
 
 def _query_costs(large: Catalog, root: Path, plain: Path) -> dict[str, float]:
     key = pq.read_table(plain, columns=["adapter_key"])[0][NUM_ROWS // 2].as_py()
-    none: dict[str, list[str]] = dict.fromkeys(TABLES, [])
+    none: dict[str, list[str]] = {table: [] for table in TABLES}
     ratios = {}
     for text in QUERIES:
         sql = text.format(key=key)

@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +221,8 @@ def test_a_damaged_header_is_refused_or_read_but_never_raises_anything_else(
 ) -> None:
     data = bytearray(adapter_file())
     data[at % len(data)] = value
-    try:
-        read_header(bytes(data[: len(data) - at]))
-    except ValueError as error:
-        assert "safetensors" in str(error)
+    with suppress(ValueError):
+        assert isinstance(read_header(bytes(data[: len(data) - at])), dict)
 
 
 @pytest.mark.parametrize("is_published", [False, True])
