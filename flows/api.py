@@ -22,6 +22,7 @@ from video2lora_core.errors import UsageError
 if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     import pyarrow as pa
 
+    from storage.catalog import AsOf
     from tasks.compose_adapters import Composed, Reduction
     from tasks.export_adapters import ExportSettings
     from tasks.members import Members
@@ -67,13 +68,17 @@ class OpenLake:
 
         return load_model(self.config)
 
-    def sql(self, query: str) -> "pa.Table":
+    def sql(self, query: str, *, as_of: "AsOf | None" = None) -> "pa.Table":
         """Run one SELECT over the catalog and return its rows.
+
+        Args:
+            query: One SELECT or WITH statement.
+            as_of: A time, or a version per table; the catalog as it was then.
 
         Raises:
             CatalogQueryError: the text is not one SELECT, or it failed.
         """
-        return self.lake.query(query)
+        return self.lake.query(query, as_of=as_of)
 
     def pick(
         self, video: str, *, start_s: float | None = None, end_s: float | None = None

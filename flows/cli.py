@@ -171,6 +171,7 @@ def ask(
     epilog=examples(
         "video2lora sql 'select * from coverage' --lake my-lake",
         "video2lora sql 'select reason, count(*) from rejects group by 1' --lake my-lake --csv",
+        "video2lora sql 'from coverage' --lake my-lake --as-of 2026-11-20T08:00",
     )
 )
 def sql(
@@ -178,12 +179,22 @@ def sql(
     lake: Lake,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            help="The catalog as it was: a time (UTC), or TABLE=VERSION,TABLE=VERSION.",
+            metavar="TIME|VERSIONS",
+        ),
+    ] = None,
 ) -> None:
     """Query the catalog: videos, segments, adapters, compositions, rejects, runs and more."""
     from flows.api import open_lake
+    from flows.clock import parse_as_of
     from flows.console import show_table
 
-    show_table(open_lake(lake).sql(query), as_json=as_json, as_csv=as_csv)
+    then = parse_as_of(as_of) if as_of else None
+    show_table(open_lake(lake).sql(query, as_of=then), as_json=as_json, as_csv=as_csv)
 
 
 @app.command(epilog=examples("video2lora train --config configs/train/tiny.yaml --out runs/tiny"))

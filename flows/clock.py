@@ -1,6 +1,7 @@
 """Times as people write them: `75`, `1:15`, `00:01:15.5` are the same instant."""
 
 import re
+from datetime import UTC, datetime
 
 from video2lora_core.errors import UsageError
 
@@ -30,3 +31,22 @@ def show_time(time_us: int) -> str:
     hours, minutes = divmod(minutes, 60)
     text = f"{minutes:02d}:{tenths / 10:04.1f}"
     return f"{hours}:{text}" if hours else text
+
+
+def parse_as_of(text: str) -> datetime | dict[str, int]:
+    """Read a time (ISO 8601, UTC where it names no zone) or `TABLE=VERSION,TABLE=VERSION`.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    try:
+        if "=" in text:
+            pairs = (pair.split("=") for pair in text.split(","))
+            return {table.strip(): int(version) for table, version in pairs}
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"as-of {text!r}: cannot be read (expected a time or TABLE=VERSION); write e.g. "
+            "2026-11-20T08:00 or adapters=12,segments=12"
+        ) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -6,7 +6,9 @@ without a word.
 """
 
 import json
+import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -17,6 +19,12 @@ from storage.object_store import ObjectStore
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SUMS: Final = "SHA256SUMS.json"
+FOLDER: Final = "adapters"
+# Where a clean-up moves what no row names, before it deletes it (see garbage).
+GARBAGE: Final = "garbage"
+# A file that was put this long ago is looked at again before a row names it: a unit may wait for
+# its elders longer than a clean-up does.
+_TRUST_S: Final = 600.0
 
 
 class AdapterStore:
@@ -25,7 +33,7 @@ class AdapterStore:
     def __init__(self, objects: ObjectStore) -> None:
         """Keep the adapters in `objects`."""
         self._objects = objects
-        self._created: set[str] = set()
+        self._put_at: dict[str, float] = {}
         self._found: dict[str, bytes] = {}
 
     def put(self, data: bytes) -> str:
@@ -34,11 +42,10 @@ class AdapterStore:
         A file that is already there is kept and made to look new; `settle` looks at it again.
         """
         sha256 = sha256_hex(data)
-        if self._objects.create(_adapter_name(sha256), data):
-            self._created.add(sha256)
-        else:
+        if not self._objects.create(_adapter_name(sha256), data):
             self._objects.refresh(_adapter_name(sha256), data)
             self._found[sha256] = data
+        self._put_at[sha256] = time.monotonic()
         return sha256
 
     def get(self, sha256: str) -> bytes:
@@ -48,6 +55,11 @@ class AdapterStore:
             ObjectMissingError: the file is not there.
             AdapterIntegrityError: the bytes are not those that were written.
         """
+        try:
+            return _read_checked(self._objects, _adapter_name(sha256), sha256)
+        except ObjectMissingError:
+            if not self._restore(sha256):
+                raise
         return _read_checked(self._objects, _adapter_name(sha256), sha256)
 
     def uri(self, sha256: str) -> str:
@@ -57,8 +69,9 @@ class AdapterStore:
     def require(self, sha256s: Iterable[str]) -> None:
         """Raise ObjectMissingError unless every adapter has its file."""
         for sha256 in sha256s:
-            known = sha256 in self._created or sha256 in self._found
-            if not known and not self._objects.exists(_adapter_name(sha256)):
+            put_at = self._put_at.get(sha256, -math.inf)
+            is_fresh = time.monotonic() - put_at < _TRUST_S
+            if not is_fresh and not self._is_there(sha256):
                 raise ObjectMissingError(
                     f"{self.uri(sha256)}: a row names this adapter but it has no file; "
                     "put the adapter before its row is committed"
@@ -67,10 +80,21 @@ class AdapterStore:
     def settle(self, sha256s: Iterable[str]) -> None:
         """Write again what a clean-up took between `put` and the commit of these adapters."""
         for sha256 in sha256s:
-            self._created.discard(sha256)
+            self._put_at.pop(sha256, None)
             data = self._found.pop(sha256, None)
             if data is not None and not self._objects.exists(_adapter_name(sha256)):
                 self._objects.create(_adapter_name(sha256), data)
+
+    def _is_there(self, sha256: str) -> bool:
+        return self._objects.exists(_adapter_name(sha256)) or self._restore(sha256)
+
+    def _restore(self, sha256: str) -> bool:
+        name = _adapter_name(sha256)
+        aside = f"{GARBAGE}/{name}"
+        if not self._objects.exists(aside):
+            return False
+        self._objects.create(name, self._objects.read(aside))
+        return True
 
 
 def put_checkpoint(objects: ObjectStore, sha256: str, files: Mapping[str, bytes]) -> None:
@@ -92,12 +116,35 @@ def get_checkpoint(objects: ObjectStore, sha256: str) -> dict[str, bytes]:
         AdapterIntegrityError: a file's bytes are not those that were written.
     """
     folder = f"checkpoints/{_require_sha256(sha256)}"
-    sums = json.loads(objects.read(f"{folder}/{_SUMS}"))
+    sums = _read_sums(objects, sha256)
     return {file: _read_checked(objects, f"{folder}/{file}", sums[file]) for file in sums}
 
 
+def require_checkpoint(objects: ObjectStore, sha256: str) -> None:
+    """Raise ObjectMissingError where a checkpoint's file is missing; their bytes are not read."""
+    for file in _read_sums(objects, sha256):
+        name = f"checkpoints/{sha256}/{file}"
+        if not objects.exists(name):
+            raise ObjectMissingError(f"{objects.uri(name)}: no such file; put the checkpoint again")
+
+
+def _read_sums(objects: ObjectStore, sha256: str) -> dict[str, str]:
+    name = f"checkpoints/{_require_sha256(sha256)}/{_SUMS}"
+    try:
+        sums = json.loads(objects.read(name))
+    except ValueError as error:
+        raise AdapterIntegrityError(
+            f"{objects.uri(name)}: not a list of sha256 ({error}); put the checkpoint again"
+        ) from error
+    if not isinstance(sums, dict) or not sums:
+        raise AdapterIntegrityError(
+            f"{objects.uri(name)}: it lists no files; put the checkpoint again"
+        )
+    return sums
+
+
 def _adapter_name(sha256: str) -> str:
-    return f"adapters/{_require_sha256(sha256)[:2]}/{sha256}.safetensors"
+    return f"{FOLDER}/{_require_sha256(sha256)[:2]}/{sha256}.safetensors"
 
 
 def _require_sha256(text: str) -> str:

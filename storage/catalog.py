@@ -10,9 +10,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -29,7 +30,17 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 8
 _PAUSE_S: Final = 0.05
+# Every look at a table adds a fragment to what delta-rs remembers of it: after 250 of them a commit
+# took 8 times as long, opened anew every tenth version it stays the same.
+_REOPEN_AFTER: Final = 10
+# A commit reads the log since its last checkpoint: with the default of 100 it took twice as long.
+SETTINGS: Final = {
+    "delta.checkpointInterval": "10",
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",
+}
 
+T = TypeVar("T")
 AsOf = datetime | Mapping[str, int]
 
 
@@ -48,6 +59,7 @@ class Catalog:
         self._uri = uri.rstrip("/")
         self._options = dict(storage_options or {})
         self._open: dict[str, DeltaTable] = {}
+        self._opened_at: dict[str, int] = {}
 
     def create(self) -> None:
         """Make every table that is not there yet."""
@@ -109,7 +121,7 @@ class Catalog:
             return wanted.empty_table()
         try:
             dataset = handle.to_pyarrow_dataset(schema=schema)
-            return dataset.to_table(columns=names, filter=where).cast(wanted)
+            return _rows(dataset, names, where).cast(wanted)
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
             raise CatalogError(_failed("read", table, error)) from error
 
@@ -121,6 +133,42 @@ class Catalog:
         # delta-rs gives local paths percent-encoded, as if they were URIs.
         decode = str if is_remote(self._uri) else unquote
         return sorted(decode(uri) for uri in handle.file_uris())
+
+    def open_table(self, table: str) -> DeltaTable | None:
+        """Open a table at its newest version for maintenance; None where it does not exist."""
+        self._open.pop(table, None)
+        return self._readable(table)
+
+    def table_uri(self, table: str) -> str:
+        """Return where a table is."""
+        return self._table_uri(table)
+
+    def rewrite(self, table: str, change: Callable[[DeltaTable], T]) -> T | None:
+        """Apply a change that rewrites files, again where another writer's commit forbids it.
+
+        Returns:
+            What `change` returns; None where the table does not exist.
+        """
+        for attempt in range(_ATTEMPTS):
+            opened = self.open_table(table)
+            if opened is None:
+                return None
+            self._before_write()
+            before = opened.version()
+            try:
+                done = change(opened)
+            except CommitFailedError:
+                logger.info("%s: another writer was faster, attempt %d", table, attempt + 1)
+                time.sleep(_PAUSE_S * attempt)
+            except (DeltaError, OSError) as error:
+                raise CatalogError(_failed("change", table, error)) from error
+            else:
+                _sync_since(opened, before)
+                return done
+        raise CatalogError(
+            f"{table}: {_ATTEMPTS} tries to rewrite it failed because others wrote to it; "
+            "run it again when fewer write"
+        )
 
     def _table_uri(self, table: str) -> str:
         table_schema(table)
@@ -139,6 +187,7 @@ class Catalog:
                 mode="ignore",
                 name=table,
                 description=schema.metadata[b"description"].decode(),
+                configuration=dict(SETTINGS),
                 storage_options=self._options,
             )
         except CommitFailedError:
@@ -151,14 +200,20 @@ class Catalog:
         try:
             if as_of is not None:
                 return self._load(table, as_of)
-            if table not in self._open:
-                self._open[table] = self._load(table, None)
-            self._open[table].update_incremental()
+            self._look(table)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
             raise CatalogError(_failed("read", table, error)) from error
         return self._open[table]
+
+    def _look(self, table: str) -> None:
+        if table in self._open:
+            self._open[table].update_incremental()
+            if self._open[table].version() < self._opened_at[table] + _REOPEN_AFTER:
+                return
+        self._open[table] = self._load(table, None)
+        self._opened_at[table] = self._open[table].version()
 
     def _load(self, table: str, as_of: AsOf | None) -> DeltaTable:
         uri = self._table_uri(table)
@@ -178,8 +233,9 @@ class Catalog:
         properties = CommitProperties(
             app_transactions=[Transaction(*transaction)] if transaction else None
         )
-        known = {field.name for field in handle.schema().fields}
-        is_wider = bool(set(arrow.column_names) - known)
+        known = {field.name: field.metadata for field in handle.schema().fields}
+        is_wider = bool(set(arrow.column_names) - known.keys())
+        arrow = _described_as(arrow, known)
         write_deltalake(
             handle,
             arrow,
@@ -187,12 +243,43 @@ class Catalog:
             schema_mode="merge" if is_wider else None,
             commit_properties=properties,
         )
-        if not is_remote(handle.table_uri):
-            _sync_commit(Path(unquote(handle.table_uri.removeprefix("file://"))), handle.version())
+        _sync_since(handle, handle.version() - 1)
 
 
 def _nothing() -> None:
     """Refuse nothing."""
+
+
+def _rows(
+    dataset: pa_dataset.Dataset, names: Sequence[str], where: pa_dataset.Expression | None
+) -> pa.Table:
+    try:
+        return dataset.to_table(columns=list(names), filter=where)
+    except pa.ArrowNotImplementedError:
+        # A file that delta-rs rewrote says its texts are string views, and Arrow cannot compare
+        # the file's least and greatest of those with a text: read first, filter afterwards.
+        batches = (pa.Table.from_batches([batch]).filter(where) for batch in dataset.to_batches())
+        found = [batch.select(list(names)) for batch in batches if batch.num_rows]
+        return pa.concat_tables(found) if found else dataset.schema.empty_table().select(names)
+
+
+def _described_as(arrow: pa.Table, known: Mapping[str, Mapping[str, str]]) -> pa.Table:
+    """Describe columns as the table does: Delta refuses an append whose descriptions differ."""
+    fields = [
+        field.with_metadata(dict(known[field.name])) if field.name in known else field
+        for field in arrow.schema
+    ]
+    return pa.table(arrow.columns, schema=pa.schema(fields, metadata=arrow.schema.metadata))
+
+
+def _sync_since(opened: DeltaTable, version: int) -> None:
+    if is_remote(opened.table_uri):
+        return
+    table = Path(unquote(opened.table_uri.removeprefix("file://")))
+    for newer in range(version + 1, opened.version() + 1):
+        # Another process may have shortened the log meanwhile.
+        with suppress(FileNotFoundError):
+            _sync_commit(table, newer)
 
 
 def _sync_commit(table: Path, version: int) -> None:
@@ -209,4 +296,5 @@ def _sync_commit(table: Path, version: int) -> None:
 
 def _failed(verb: str, table: str, error: Exception) -> str:
     said = reason_of(error)
-    return f"catalog table {table}: cannot {verb} it ({said}); check the lake, its rights and space"
+    advice = "check the lake, its rights and space (`video2lora verify` names damaged files)"
+    return f"catalog table {table}: cannot {verb} it ({said}); {advice}"

@@ -45,9 +45,11 @@ class Lake:
     ) -> None:
         """Put a lake together from its parts; `open_lake` is the usual way."""
         self.uri = uri
+        self.filesystem = filesystem
         self._filesystem = filesystem
         self.adapters = AdapterStore(objects)
         self.catalog = catalog
+        self.objects = objects
         self._objects = objects
         self._committer = UnitCommitter(catalog, self.adapters)
 
@@ -115,6 +117,11 @@ class Lake:
             root=self.uri,
             filesystem=self._filesystem,
         )
+
+    def versions(self) -> dict[str, int]:
+        """Return the version of each table, which `query(as_of=...)` takes."""
+        opened = {table: self.catalog.open_table(table) for table in TABLES}
+        return {table: found.version() for table, found in opened.items() if found is not None}
 
     def publish_views(self) -> str | None:
         """Rebuild ROOT/catalog.duckdb over the live files and return its path; None on S3."""

@@ -39,12 +39,22 @@ def run_query(
         statement = _only_select(connection, sql)
         if filesystem is not None:
             connection.register_filesystem(filesystem)
-        create_views(connection, files())
+        _create_views(connection, files())
         _lock(connection, root)
         try:
             return connection.sql(statement).to_arrow_table()
         except duckdb.Error as error:
             raise CatalogQueryError(_failed(error)) from error
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+    try:
+        create_views(connection, files)
+    except (duckdb.Error, OSError) as error:
+        raise CatalogQueryError(
+            f"catalog: a table file cannot be read ({reason_of(error)}); `video2lora verify` names"
+            " every fault"
+        ) from error
 
 
 def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:

@@ -144,6 +144,7 @@ SELECT
     count(DISTINCT run_id) AS num_runs,
     CAST(coalesce(sum(num_adapters) FILTER (event = 'unit'), 0) AS BIGINT) AS num_adapters
 FROM raw.runs
+WHERE event <> 'maintenance'
 GROUP BY recipe_id;
 COMMENT ON VIEW recipes IS 'Every recipe that was used, with its JSON text.';
 
