@@ -27,6 +27,8 @@ class ModelIdentity:
     """What a model's files are, by their content."""
 
     weights_sha256: str
+    config_sha256: str
+    """Of `config.json`: it holds what the weights do not, such as the rotary base."""
     tokenizer_sha256: str
     processor_sha256: str
     checkpoint_sha256: str
@@ -56,6 +58,7 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model_weights_sha256": files.weights_sha256,
+        "model_config_sha256": files.config_sha256,
         "tokenizer_sha256": files.tokenizer_sha256,
         "processor_sha256": files.processor_sha256,
         "checkpoint_sha256": files.checkpoint_sha256,
@@ -87,6 +90,7 @@ def _identify_once(model_json: str) -> ModelIdentity:
     directory, _ = find_files(source, model.vlm.revision)
     return ModelIdentity(
         weights_sha256=files_sha256(require_files(directory, source)),
+        config_sha256=files_sha256([directory / "config.json"]),
         tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
         processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
         checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model.checkpoint)),
