@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,8 @@ from storage.errors import ObjectError, reason_of
 from storage.identity import canonical_json, sha256_hex
 from storage.manifest import Source
 from storage.object_store import ObjectStore
+
+T = TypeVar("T")
 
 PLAN_SCHEMA: Final = pa.schema(
     [
@@ -112,16 +114,16 @@ class StoredPlan:
 
 
 def pack(
-    planned: Iterable[PlannedSource], *, shard_cost: float
-) -> Iterator[tuple[int, PlannedSource]]:
-    """Yield each source with the number of its shard; a shard is full when its costs reach this."""
+    items: Iterable[T], *, cost: Callable[[T], float], shard_cost: float
+) -> Iterator[tuple[int, T]]:
+    """Yield each item with the number of its shard; a shard is full when its costs reach this."""
     if shard_cost <= 0:
         raise ValueError(f"pack: shard_cost is {shard_cost}; give a cost above 0")
     shard, filled = 0, 0.0
-    for item in planned:
+    for item in items:
         if filled >= shard_cost:
             shard, filled = shard + 1, 0.0
-        filled += max(item.cost, 0.0)
+        filled += max(cost(item), 0.0)
         yield shard, item
 
 
@@ -147,7 +149,7 @@ def write_plan(
     blocks: list[str] = []
     num_sources, num_shards = 0, 0
     with pq.ParquetWriter(path, PLAN_SCHEMA, compression="zstd") as writer:
-        for block in _blocks(pack(planned, shard_cost=shard_cost)):
+        for block in _blocks(pack(planned, cost=_cost, shard_cost=shard_cost)):
             writer.write_table(block)
             blocks.append(_block_sha256(block))
             num_sources += block.num_rows
@@ -203,6 +205,10 @@ def _reading(where: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise ObjectError(f"{where}: not a plan ({reason_of(error)}); plan anew") from error
+
+
+def _cost(item: PlannedSource) -> float:
+    return item.cost
 
 
 def _name(run_id: str) -> str:

@@ -68,14 +68,15 @@ JOIN raw.rejects AS r
 WHERE r.recipe_id = getvariable('recipe_id')
 GROUP BY l.source_id;
 
-CREATE MACRO num_planned(duration_us) AS greatest(
+-- As video2lora_core.segments.tile cuts; greatest() alone would make 1 of an unknown length.
+CREATE MACRO num_planned(duration_us) AS CASE WHEN duration_us IS NOT NULL THEN greatest(
     1,
     duration_us // getvariable('segment_us')
     + CAST(
         duration_us % getvariable('segment_us') > 0
         AND duration_us % getvariable('segment_us') >= getvariable('min_tail_us') AS BIGINT
     )
-);
+) END;
 
 CREATE TABLE rates AS
 SELECT

@@ -66,19 +66,22 @@ def survey_corpus(
 
 
 def planned_sources(survey: Survey, config: InternalizeConfig) -> Iterator[PlannedSource]:
-    """Stream what is to do, sorted for a plan, with the share of a shard that each source fills.
+    """Stream what is to do, sorted for a plan, with the share of a shard that each source fills."""
+    for surveyed in survey.todo():
+        yield PlannedSource(source=surveyed.source, cost=shard_share(surveyed.source, config))
+
+
+def shard_share(source: Source, config: InternalizeConfig) -> float:
+    """Return how much of a shard a source fills.
 
     Only what the listing says counts, never what the catalog has learnt since: an attempt that
     comes later must cut the same shards.
     """
-    for surveyed in survey.todo():
-        source = surveyed.source
-        cost = max(
-            (source.size_bytes or 0) / config.shard_bytes,
-            (source.duration_us or 0) / (config.shard_hours * 3.6e9),
-            1 / config.shard_videos,
-        )
-        yield PlannedSource(source=source, cost=cost)
+    return max(
+        (source.size_bytes or 0) / config.shard_bytes,
+        (source.duration_us or 0) / (config.shard_hours * 3.6e9),
+        1 / config.shard_videos,
+    )
 
 
 def _open(lake: Lake | None, rule: SurveyRule) -> Survey:
