@@ -28,7 +28,7 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
     "preserve_insertion_order": False,
-    "memory_limit": "200MB",
+    "memory_limit": "256MB",
     "threads": 2,
 }
 _LISTED: Final = pa.schema(

@@ -89,32 +89,63 @@ SELECT
 FROM raw.runs
 WHERE event = 'unit' AND recipe_id = getvariable('recipe_id') AND covered_us > 0;
 
-CREATE VIEW surveyed AS
+-- One join at a time, and aggregates where they do: both spill well, several joins at once do not.
+CREATE TABLE video_facts AS
+SELECT
+    video_id,
+    max(any_duration_us) AS any_duration_us,
+    max(duration_us) AS duration_us,
+    max(num_segments) AS num_segments,
+    max(num_done) AS num_done,
+    max(done_us) AS done_us,
+    coalesce(bool_or(is_uncomposed), false) AS is_uncomposed
+FROM (
+    SELECT * FROM met
+    UNION ALL BY NAME SELECT * FROM done
+    UNION ALL BY NAME SELECT video_id, true AS is_uncomposed FROM uncomposed
+)
+GROUP BY video_id;
+
+CREATE TABLE facts AS
+SELECT
+    source_id,
+    max(video_id) AS video_id,
+    max(any_duration_us) AS any_duration_us,
+    max(duration_us) AS duration_us,
+    max(num_segments) AS num_segments,
+    max(num_done) AS num_done,
+    max(done_us) AS done_us,
+    coalesce(bool_or(is_uncomposed), false) AS is_uncomposed,
+    coalesce(bool_or(is_rejected), false) AS is_rejected,
+    coalesce(bool_or(is_retriable), false) AS is_retriable
+FROM (
+    SELECT k.source_id, k.video_id, v.* EXCLUDE (video_id)
+    FROM known AS k
+    LEFT JOIN video_facts AS v ON v.video_id = k.video_id
+    UNION ALL BY NAME SELECT * FROM refused
+)
+GROUP BY source_id;
+
+CREATE TABLE surveyed AS
 SELECT
     l.* EXCLUDE (duration_us),
-    k.video_id,
-    coalesce(m.duration_us, m.any_duration_us, l.duration_us) AS known_us,
-    coalesce(known_us, CAST(l.size_bytes * rates.us_per_byte AS BIGINT))
-        AS likely_us,
-    coalesce(m.num_segments, num_planned(likely_us)) AS num_segments,
-    coalesce(d.num_done, 0) AS num_done,
-    coalesce(d.done_us, 0) AS done_us,
     l.duration_us AS given_us,
+    f.video_id,
+    coalesce(f.duration_us, f.any_duration_us, l.duration_us) AS known_us,
+    coalesce(known_us, CAST(l.size_bytes * rates.us_per_byte AS BIGINT)) AS likely_us,
+    coalesce(f.num_segments, num_planned(likely_us)) AS num_segments,
+    coalesce(f.num_done, 0) AS num_done,
+    coalesce(f.done_us, 0) AS done_us,
     CASE
-        WHEN k.video_id IN (SELECT video_id FROM deleted_videos) THEN 'deleted'
+        WHEN f.video_id IN (SELECT video_id FROM deleted_videos) THEN 'deleted'
         WHEN getvariable('is_retry') THEN 'retry'
-        WHEN r.is_rejected THEN 'rejected'
+        WHEN f.is_rejected THEN 'rejected'
         WHEN
-            m.duration_us = d.done_us
-            AND m.num_segments = d.num_done
-            AND k.video_id NOT IN (SELECT video_id FROM uncomposed)
+            f.duration_us = f.done_us AND f.num_segments = f.num_done AND NOT f.is_uncomposed
             THEN 'done'
-        WHEN r.is_retriable THEN 'retry'
+        WHEN f.is_retriable THEN 'retry'
         ELSE 'new'
     END AS status
 FROM listed AS l
 CROSS JOIN rates
-LEFT JOIN known AS k ON k.source_id = l.source_id
-LEFT JOIN met AS m ON m.video_id = k.video_id
-LEFT JOIN done AS d ON d.video_id = k.video_id
-LEFT JOIN refused AS r ON r.source_id = l.source_id;
+LEFT JOIN facts AS f ON f.source_id = l.source_id;
