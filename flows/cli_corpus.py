@@ -179,15 +179,22 @@ def _lines(found: "DryRun") -> list[list[str]]:
         ["hours known", f"{found.hours_known:.2f} ({found.num_known})"],
         *estimated,
         *unknown,
-        ["segments", str(found.num_segments)],
-        ["adapters to write", f"{found.adapter_bytes / 1e9:.3f} GB ({of})"],
-        ["device-hours", _or_unknown(found.device_hours, "nothing measured under this recipe")],
-        ["decode-hours", _or_unknown(found.decode_hours, "nothing measured under this recipe")],
-        ["cost", _or_unknown(found.cost, "needs --price and a measured rate")],
+        ["segments", _of_known(found, str(found.num_segments))],
+        ["adapters to write", _of_known(found, f"{found.adapter_bytes / 1e9:.3f} GB ({of})")],
+        ["device-hours", _rated(found, found.device_hours, "nothing measured under this recipe")],
+        ["decode-hours", _rated(found, found.decode_hours, "nothing measured under this recipe")],
+        ["cost", _rated(found, found.cost, "needs --price and a measured rate")],
         ["shards", str(found.num_shards)],
         ["units", "unknown" if found.num_units is None else str(found.num_units)],
     ]
 
 
-def _or_unknown(value: float | None, why: str) -> str:
-    return f"unknown: {why}" if value is None else f"{value:.3f}"
+def _rated(found: "DryRun", value: float | None, why: str) -> str:
+    return f"unknown: {why}" if value is None else _of_known(found, f"{value:.3f}")
+
+
+def _of_known(found: "DryRun", text: str) -> str:
+    """Say how far a figure is to be trusted that leaves out videos of unknown length."""
+    if not found.num_unknown:
+        return text
+    return "unknown: no length is known" if found.num_unknown == found.num_todo else f"over {text}"

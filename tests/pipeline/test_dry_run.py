@@ -113,7 +113,8 @@ def test_the_commands_show_the_same_figures_and_run_the_same_flow(
     assert (code, json.loads(out)["num_todo"]) == (0, 2)
     code, out, _ = call("plan", corpus, *shared)
     assert code == 0
-    assert "nothing measured under this recipe" in out
+    assert "unknown: nothing measured under this recipe" in out
+    assert "unknown: no length is known" in out
     (corpus / "text.mp4").write_text("words")
     run()
     for command in (("retry", "--reason", "NOT_MEDIA"), ("backfill",)):
