@@ -126,8 +126,8 @@ class InternalizeConfig(_Strict):
     """`auto` is `prefect` where a Prefect API is configured, else `local`."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """PyAV is right on every tested format; decord is wrong on HEVC, MPEG-TS and WMV."""
-    stored_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the stored factors."""
+    stored_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
+    """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS
