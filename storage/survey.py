@@ -137,7 +137,7 @@ class Survey:
                 writer.write_table(pa.table(columns, schema=_LISTED))
         self._run(_ONCE, {"path": str(path)})
         path.unlink()
-        for statement in duckdb.extract_statements(_survey_sql()):
+        for statement in self._connection.extract_statements(_survey_sql()):
             self._run(statement)
 
     def num_sources(self) -> int:

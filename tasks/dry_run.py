@@ -21,7 +21,8 @@ from tasks.survey_corpus import list_corpus, shard_share, survey_corpus
 from video2lora_core.checkpoint import DESCRIPTION_FILE
 
 _US_PER_HOUR = 3.6e9
-_STORED_BYTES = {"bfloat16": 2, "float32": 4}
+# Per number of a factor, and per row of it: int8 has a float32 scale for each.
+_STORED_BYTES = {"bfloat16": (2, 0), "float32": (4, 0), "int8": (1, 4)}
 
 _STATUSES = """SELECT status, count(*) AS num_sources, coalesce(sum(known_us), 0) AS known_us
     FROM surveyed GROUP BY status"""
@@ -154,7 +155,9 @@ def _expected_bytes(config: InternalizeConfig, recipe: Recipe) -> int:
     """The factors that the checkpoint's shapes make; the file's own header is not counted."""
     files = read_checkpoint_files(recipe.model.checkpoint)
     shapes = json.loads(files[DESCRIPTION_FILE])["config"]
-    numbers = sum(module["d_in"] + module["d_out"] for module in shapes["modules"])
-    return int(
-        numbers * len(shapes["layers"]) * shapes["rank"] * _STORED_BYTES[config.stored_dtype]
+    per_number, per_row = _STORED_BYTES[config.stored_dtype]
+    per_rank = sum(
+        (module["d_in"] + module["d_out"]) * per_number + 2 * per_row
+        for module in shapes["modules"]
     )
+    return int(per_rank * len(shapes["layers"]) * shapes["rank"])

@@ -43,9 +43,7 @@ def test_without_a_lake_everything_is_to_do_and_unknown_is_said(ask: Ask, tmp_pa
     assert not (tmp_path / "lake").exists()
 
 
-def test_durations_of_a_manifest_give_hours_segments_and_bytes(
-    ask: Ask, run: Run, tmp_path: Path
-) -> None:
+def test_durations_of_a_manifest_give_hours_segments_and_shards(ask: Ask, tmp_path: Path) -> None:
     manifest = tmp_path / "corpus.csv"
     manifest.write_text("uri,duration\nvideos/long.mp4,10\nvideos/short.mp4,6.0\n")
     found = ask(corpus=str(manifest))
@@ -54,8 +52,19 @@ def test_durations_of_a_manifest_give_hours_segments_and_bytes(
     assert (found.num_shards, found.num_units) == (1, 1)
     assert ask(corpus=str(manifest), shard_videos=1, unit_segments=2).num_units == 3
     assert ask(corpus=str(manifest), shard_hours=0.001).num_shards == 2
-    run()
+
+
+@pytest.mark.parametrize("stored_dtype", ["bfloat16", "float32", "int8"])
+def test_the_size_of_adapters_follows_from_the_checkpoint_before_it_is_measured(
+    ask: Ask, run: Run, tmp_path: Path, stored_dtype: str
+) -> None:
+    manifest = tmp_path / "corpus.csv"
+    manifest.write_text("uri,duration\nvideos/short.mp4,6\n")
+    found = ask(corpus=str(manifest), stored_dtype=stored_dtype)
+    assert not found.is_adapter_size_measured
+    run(corpus=str(manifest), stored_dtype=stored_dtype)
     [row] = asdict_of(tmp_path, "select sum(size_bytes) n, count(*) c from adapters")
+    assert row["c"] == found.num_segments == 2
     # The files' own headers are what the shapes do not tell.
     assert 0 < row["n"] - found.adapter_bytes < 1000 * row["c"]
 
