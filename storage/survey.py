@@ -106,6 +106,8 @@ class Survey:
         self._path = Path(self._folder.name)
         settings = {**_SETTINGS, "temp_directory": str(self._path / "spilled")}
         self._connection = duckdb.connect(str(self._path / "survey.duckdb"), config=settings)
+        # A bar for what takes seconds would be drawn into the caller's standard output.
+        self._run("SET enable_progress_bar = false")
         if filesystem is not None:
             self._connection.register_filesystem(filesystem)
         create_views(self._connection, files)
