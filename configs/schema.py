@@ -11,6 +11,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from video2lora_core.errors import Reason
+
+REJECTS = "catalog:rejects"
+CATALOG = "catalog:videos"
 # Below this the limit could not be told from a damaged file (video2lora_core/memory_limit.py).
 MIN_MEMORY_BYTES = 512 * 1024**2
 MAX_UNIT_SEGMENTS = 64  # a unit is redone whole after a kill, and its rows are one append per table
@@ -155,7 +159,9 @@ class InternalizeConfig(_Strict):
     """One run: which videos, with which model, into which lake."""
 
     corpus: Annotated[str, Field(min_length=1)]
-    """A directory, a glob, a video, or a manifest (.parquet, .jsonl, .csv)."""
+    """A directory, a glob, a video, or a manifest (.parquet, .jsonl, .csv); or what the lake's own
+    catalog lists: `catalog:rejects` tries again what was rejected, `catalog:videos` goes over all
+    videos, which is how a lake follows to a new recipe."""
     lake: Annotated[str, Field(min_length=1)]
     """The lake's root: a directory or s3://bucket/prefix."""
     model: Annotated[str, Field(min_length=1)] = "tiny"
@@ -179,4 +185,16 @@ class InternalizeConfig(_Strict):
     shard_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
     """A shard takes videos until their files reach this size."""
     shard_videos: Annotated[int, Field(gt=0)] = 1000
-    """... or until it holds this many videos."""
+    """... or until it holds this many videos,"""
+    shard_hours: Annotated[float, Field(gt=0)] = 24.0
+    """... or this many hours of video, where a manifest gives their durations."""
+    retry_reasons: tuple[Reason, ...] = ()
+    """With `catalog:rejects`: only rejects of these reasons, those that are final included."""
+    price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of a device costs, in any currency; `video2lora plan` multiplies with it."""
+
+    @model_validator(mode="after")
+    def _reasons_are_used(self) -> Self:
+        if self.retry_reasons and self.corpus != REJECTS:
+            raise ValueError(f"`retry_reasons` needs `corpus: {REJECTS}`")
+        return self

@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
 
     import pyarrow as pa
 
-    from tasks.import_checkpoint import Imported
     from storage.schemas import Row
+    from tasks.import_checkpoint import Imported
     from tasks.pick_adapters import Picked
     from tasks.progress import Event
     from tasks.summary import RunSummary

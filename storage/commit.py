@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from storage.adapter_store import AdapterStore
 from storage.catalog import Catalog
 from storage.errors import RowError, UnitOrderError
+from storage.lookups import count_rejects
 from storage.schemas import COMMIT_ORDER, Row, table_schema
 
 RowsOf = Callable[[Sequence[Row]], Sequence[Row]]
@@ -45,6 +46,7 @@ class UnitCommitter:
         own = _filled("adapters", _given(rows, "adapters", ()), common)
         committed = self._commit_adapters(own, common, transaction)
         tables = _later_rows(rows, committed, common)
+        tables["rejects"] = self._counted(tables["rejects"], common)
         _check_segments(tables["segments"], committed, transaction)
         for table in COMMIT_ORDER[1:-1]:
             if tables[table]:
@@ -81,6 +83,22 @@ class UnitCommitter:
         known = {row["adapter_key"] for row in committed}
         taken = self._left_behind(common, keys - known)
         return [*committed, *taken.values()]
+
+    def _counted(self, rejects: list[Row], common: Row) -> list[Row]:
+        """Say of each reject how often its recipe has tried that input."""
+        if all("attempt" in row for row in rejects):
+            return rejects
+        before = count_rejects(
+            self._catalog,
+            str(common["recipe_id"]),
+            adapter_keys=[row["adapter_key"] for row in rejects if row.get("adapter_key")],
+            source_ids=[row["source_id"] for row in rejects if not row.get("adapter_key")],
+            except_unit=(common["run_id"], common["shard"], common["unit"]),
+        )
+        return [
+            {"attempt": before[row.get("adapter_key") or row["source_id"]] + 1, **row}
+            for row in rejects
+        ]
 
     def _left_behind(self, common: Row, keys: set[str]) -> dict[str, Row]:
         recipe_id, run_id = common.get("recipe_id"), common["run_id"]

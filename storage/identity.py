@@ -1,15 +1,13 @@
 """Names made from content: the same input gives the same id on every machine.
 
 `recipe_id` hashes canonical JSON (sorted keys, no spaces, ASCII); `adapter_key` says what was asked
-for; `adapter_sha256` (see adapter_store) says what came out; `run_id` hashes a plan's rows.
+for; `adapter_sha256` (see adapter_store) says what came out; `run_id` (see plans) hashes a plan.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
 
 
 def canonical_json(value: object) -> str:
@@ -54,15 +52,6 @@ def composition_id(
     numbers = [float(c) for c in coefficients]
     decided = [recipe_id, method, list(parents), numbers]
     return _hash_json([*decided, dict(settings)] if settings else decided)
-
-
-def run_id(plan: pa.Table) -> str:
-    """Return the id of a plan: the sha256 over its rows in order, column order aside."""
-    digest = hashlib.sha256()
-    for part in plan.select(sorted(plan.column_names)).to_batches(max_chunksize=4096):
-        for row in part.to_pylist():
-            digest.update(canonical_json(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _hash_json(value: object) -> str:

@@ -8,6 +8,7 @@ The root is a local directory, or `s3://` with credentials from the environment.
 """
 
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 import fsspec
 import pyarrow as pa
 
-from storage import adapter_store, identity, lookups, plans, query, views
+from storage import adapter_store, lookups, plans, query, views
 from storage.adapter_store import AdapterStore
 from storage.catalog import AsOf, Catalog
 from storage.commit import Outcome, UnitCommitter, UnitRows
@@ -26,6 +27,7 @@ from storage.object_store import LocalObjectStore, ObjectStore
 from storage.remote import delta_options, file_system, is_remote
 from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
+from storage.survey import Survey, SurveyRule
 
 # What makes delta-rs panic or look elsewhere: brackets and the like, control characters, %20.
 _UNSUPPORTED: Final = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
@@ -131,56 +133,60 @@ class Lake:
         views.publish(path, {table: self.catalog.file_uris(table) for table in TABLES})
         return str(path)
 
-    def put_plan(self, run_id: str, plan: pa.Table) -> bool:
-        """Store a plan under identity.run_id(plan); False where it is there already."""
-        return plans.put_plan(self._objects, run_id, plan)
-
-    def get_plan(self, run_id: str) -> pa.Table:
-        """Return a stored plan, checked against its run_id."""
+    def get_plan(self, run_id: str) -> plans.StoredPlan:
+        """Return a stored plan, its header checked against its run_id."""
         return plans.get_plan(self._objects, run_id)
 
     def new_plan(
-        self, planned: Iterable[plans.PlannedSource], *, recipe_id: str, shard_cost: float
-    ) -> tuple[str, pa.Table]:
-        """Plan what is still to do, store the plan, and return its run_id with it.
+        self,
+        planned: Iterable[plans.PlannedSource],
+        *,
+        recipe_id: str,
+        shard_cost: float,
+        retry: plans.Retry | None = None,
+    ) -> plans.StoredPlan:
+        """Plan what is still to do, sorted by source_id, store the plan and return it.
 
         The same work gives the same run until that run is published; then the next generation.
+        A plan without sources is not stored.
         """
-        items = list(planned)
-        generation = 0
-        while True:
-            plan = plans.make_plan(
-                items, recipe_id=recipe_id, shard_cost=shard_cost, generation=generation
+        with tempfile.TemporaryDirectory(prefix="video2lora-") as folder:
+            path = Path(folder) / "plan.parquet"
+            header = plans.write_plan(
+                path,
+                planned,
+                recipe_id=recipe_id,
+                shard_cost=shard_cost,
+                retry=retry,
+                is_taken=self.is_published,
             )
-            run_id = identity.run_id(plan)
-            if not self.is_published(run_id):
-                self.put_plan(run_id, plan)
-                return run_id, plan
-            generation += 1
+            if header.num_sources:
+                plans.put_plan(self._objects, header.run_id, path)
+        return plans.StoredPlan(run_id=header.run_id, header=header, objects=self._objects)
+
+    def survey(self, rule: SurveyRule) -> Survey:
+        """Open a survey: what the catalog knows of a listing of any length."""
+        files = {table: self.catalog.file_uris(table) for table in TABLES}
+        return Survey(files, rule=rule, filesystem=self._filesystem)
 
     def done_segments(
         self,
         recipe_id: str,
         video_ids: Collection[str] | None = None,
         *,
-        except_run: str | None = None,
+        retried: tuple[str, Collection[str]] | None = None,
     ) -> dict[str, set[lookups.Span]]:
         """Return, by video_id, the (start_us, end_us) that need no more work under a recipe.
 
-        Cut a run's units from what remains after `except_run=run_id`: that is the same in every
-        attempt, because the run's own progress does not change it.
+        `retried`, a run_id and reasons: for that run what others rejected so is not done.
         """
-        return lookups.done_segments(self.catalog, recipe_id, video_ids, except_run=except_run)
+        return lookups.done_segments(self.catalog, recipe_id, video_ids, retried=retried)
 
     def known_videos(
         self, sources: Iterable[Source], recipe_id: str
     ) -> dict[str, lookups.KnownVideo]:
         """Return, by source_id, the videos read before from files that have not changed since."""
         return lookups.known_videos(self.catalog, sources, recipe_id)
-
-    def rejected_sources(self, recipe_id: str) -> set[tuple[str, int | None, str | None]]:
-        """Return (uri, size_bytes, version_token) of files rejected whole and for good."""
-        return lookups.rejected_sources(self.catalog, recipe_id)
 
     def deleted_videos(self) -> set[str]:
         """Return the video_ids that are deleted and stay so on a re-run."""
@@ -225,8 +231,7 @@ def open_lake(
     Raises:
         LakeError: there is no lake and `create` is false, or the root cannot be used.
     """
-    refuse_credentials(str(uri))
-    lake = _remote(str(uri), storage_options) if is_remote(str(uri)) else _local(Path(uri), create)
+    lake = _at(str(uri), create=create, storage_options=storage_options)
     if create:
         lake.catalog.create()
     elif not lake.catalog.exists():
@@ -234,6 +239,17 @@ def open_lake(
             f"{uri}: no lake here; check the path, or run `video2lora internalize` first"
         )
     return lake
+
+
+def find_lake(uri: str | Path, *, storage_options: Mapping[str, str] | None = None) -> Lake | None:
+    """Open a lake to read from; None where there is none yet."""
+    lake = _at(str(uri), create=False, storage_options=storage_options)
+    return lake if lake.catalog.exists() else None
+
+
+def _at(uri: str, *, create: bool, storage_options: Mapping[str, str] | None) -> Lake:
+    refuse_credentials(uri)
+    return _remote(uri, storage_options) if is_remote(uri) else _local(Path(uri), create)
 
 
 def _local(directory: Path, create: bool) -> Lake:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,15 +20,6 @@ from storage.schemas import Row
 Span = tuple[int, int]
 
 _UNIT: Final = ["run_id", "shard", "unit"]
-_SOURCE: Final = ["uri", "size_bytes", "version_token"]
-_ASKED: Final = pa.schema(
-    [
-        ("source_id", pa.string()),
-        ("uri", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("version_token", pa.string()),
-    ]
-)
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,64}")
 _NEAR: Final = 3
 
@@ -46,20 +38,28 @@ def done_segments(
     recipe_id: str,
     video_ids: Collection[str] | None = None,
     *,
-    except_run: str | None = None,
+    retried: tuple[str, Collection[str]] | None = None,
 ) -> dict[str, set[Span]]:
     """Return the spans of each video that need no more work under a recipe.
 
     Only closed units count: what a dead run left half-committed is done again, and its adapters
-    are then taken over by `commit_unit`. Without the units of `except_run` the answer is what was
-    done when that run was planned, so every attempt cuts the same units.
+    are then taken over by `commit_unit`.
+
+    Args:
+        catalog: Where to look.
+        recipe_id: The recipe.
+        video_ids: Only these videos.
+        retried: A run_id and reasons: for that run what others rejected for these reasons is not
+            done. Its own rejects are, so that every attempt of it finds the same.
     """
     where = (pc.field("recipe_id") == recipe_id) & pc.field("is_done")
     if video_ids is not None:
         where = where & _is_in("video_id", video_ids)
+    if retried is not None:
+        run_id, reasons = retried
+        is_ours = pc.field("run_id") == run_id
+        where = where & (is_ours | (pc.field("outcome") == "adapter") | ~_is_in("reason", reasons))
     columns = [*_UNIT, "video_id", "start_us", "end_us"]
-    if except_run is not None:
-        where = where & (pc.field("run_id") != except_run)
     rows = catalog.read("segments", columns=columns, where=where)
     closed = catalog.read("runs", columns=_UNIT, where=pc.field("event") == "unit")
     rows = rows.join(closed, keys=_UNIT, join_type="left semi")
@@ -76,35 +76,50 @@ def known_videos(
 
     A file is the same where uri, size and version token are; those need not be read again.
     """
-    asked = pa.Table.from_pylist(
-        [
-            {name: getattr(source, name) for name in ["source_id", *_SOURCE]}
-            for source in sources
-            if source.version_token is not None
-        ],
-        schema=_ASKED,
-    )
-    columns = [*_SOURCE, "video_id"]
-    read = catalog.read("sources", columns=columns, where=pc.field("video_id").is_valid())
-    same = read.join(asked, keys=_SOURCE, join_type="inner")
+    asked = {
+        source.source_id: (source.size_bytes, source.version_token)
+        for source in sources
+        if source.version_token is not None
+    }
+    columns = ["source_id", "size_bytes", "version_token", "video_id"]
+    where = pc.field("video_id").is_valid() & _is_in("source_id", asked)
+    rows = _tuples(catalog.read("sources", columns=columns, where=where), *columns)
+    same = {
+        source_id: video_id
+        for source_id, *seen, video_id in rows
+        if asked[source_id] == tuple(seen)
+    }
     facts = catalog.read(
         "videos",
         columns=["video_id", "duration_us"],
-        where=(pc.field("recipe_id") == recipe_id)
-        & _is_in("video_id", same["video_id"].to_pylist()),
+        where=(pc.field("recipe_id") == recipe_id) & _is_in("video_id", same.values()),
     )
     durations = dict(_tuples(facts, "video_id", "duration_us"))
     return {
         source_id: KnownVideo(video_id=video_id, duration_us=durations.get(video_id))
-        for source_id, video_id in _tuples(same, "source_id", "video_id")
+        for source_id, video_id in same.items()
     }
 
 
-def rejected_sources(catalog: Catalog, recipe_id: str) -> set[tuple[str, int | None, str | None]]:
-    """Return (uri, size_bytes, version_token) of files rejected whole and for good by a recipe."""
-    where = (pc.field("recipe_id") == recipe_id) & pc.field("is_terminal")
-    where = where & pc.field("adapter_key").is_null() & pc.field("uri").is_valid()
-    return set(_tuples(catalog.read("rejects", columns=_SOURCE, where=where), *_SOURCE))
+def count_rejects(
+    catalog: Catalog,
+    recipe_id: str,
+    *,
+    adapter_keys: Collection[str],
+    source_ids: Collection[str],
+    except_unit: tuple[str, int, int],
+) -> Counter[str]:
+    """Return how often a recipe rejected segments, by adapter_key, and whole files, by source_id.
+
+    `except_unit` is the (run_id, shard, unit) that is being written: an attempt at it that died
+    may have left its own rows.
+    """
+    is_segment = _is_in("adapter_key", adapter_keys)
+    is_whole = pc.field("adapter_key").is_null() & _is_in("source_id", source_ids)
+    columns = [*_UNIT, "adapter_key", "source_id"]
+    where = (pc.field("recipe_id") == recipe_id) & (is_segment | is_whole)
+    rows = _tuples(catalog.read("rejects", columns=columns, where=where), *columns)
+    return Counter(key or source_id for *unit, key, source_id in rows if tuple(unit) != except_unit)
 
 
 def deleted_videos(catalog: Catalog) -> set[str]:

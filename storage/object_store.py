@@ -5,16 +5,19 @@ wins, on local disks through a hard link and on S3 through a conditional put, so
 same content-addressed name do no harm. Nothing half-written is ever visible under a final name.
 """
 
+import io
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from storage.durable import sync
 from storage.errors import ObjectError, ObjectMissingError
 
 _TEMPORARY_PREFIX: Final = ".tmp-"
+_COPY_BYTES: Final = 1 << 20
 
 
 class ObjectStore(Protocol):
@@ -26,6 +29,14 @@ class ObjectStore(Protocol):
 
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file under a free name; return False, changing nothing, where it is taken."""
+        ...
+
+    def create_from(self, name: str, source: Path) -> bool:
+        """Publish a copy of a local file, as `create` does, without holding it in memory."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read parts of it; ObjectMissingError where there is none."""
         ...
 
     def refresh(self, name: str, data: bytes) -> None:
@@ -62,11 +73,22 @@ class LocalObjectStore:
 
     def create(self, name: str, data: bytes) -> bool:
         """Write beside the target, fsync, link under the final name, fsync the directory."""
+        return self._create(name, io.BytesIO(data))
+
+    def create_from(self, name: str, source: Path) -> bool:
+        """Publish a copy of a local file."""
+        with source.open("rb") as file:
+            return self._create(name, file)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read parts of it."""
         path = self._root / name
         try:
-            return not path.exists() and _publish(path, data)
+            return path.open("rb")
+        except FileNotFoundError as error:
+            raise ObjectMissingError(_missing(str(path))) from error
         except OSError as error:
-            raise ObjectError(_failed("write", path, error)) from error
+            raise ObjectError(_failed("read", path, error)) from error
 
     def refresh(self, name: str, data: bytes) -> None:
         """Set the modification time to now; write the file again where it has vanished."""
@@ -99,12 +121,19 @@ class LocalObjectStore:
         """Remove a file; nothing happens where there is none."""
         (self._root / name).unlink(missing_ok=True)
 
+    def _create(self, name: str, source: BinaryIO) -> bool:
+        path = self._root / name
+        try:
+            return not path.exists() and _publish(path, source)
+        except OSError as error:
+            raise ObjectError(_failed("write", path, error)) from error
 
-def _publish(path: Path, data: bytes) -> bool:
+
+def _publish(path: Path, source: BinaryIO) -> bool:
     _make_directories(path.parent)
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
-        _write_durably(temporary, data)
+        _write_durably(temporary, source)
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -114,9 +143,9 @@ def _publish(path: Path, data: bytes) -> bool:
     return True
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, source: BinaryIO) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        shutil.copyfileobj(source, file, _COPY_BYTES)
         file.flush()
         os.fsync(file.fileno())
 

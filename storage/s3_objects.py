@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # it has no types
@@ -43,6 +44,24 @@ class S3ObjectStore:
         if len(data) > _LOOK_FIRST_BYTES and self.exists(name):
             return False
         return self._create(name, data)
+
+    def create_from(self, name: str, source: Path) -> bool:
+        """Put a copy of a local file where there is none; a large one goes up in parts."""
+        self.require_conditional_create()
+        if source.stat().st_size > _LOOK_FIRST_BYTES and self.exists(name):
+            return False
+        return self._put(name, source, mode="create")
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read parts of it, each by a request of its own."""
+        try:
+            return cast(BinaryIO, self._files.open(self.uri(name), "rb"))
+        except FileNotFoundError as error:
+            raise ObjectMissingError(
+                f"{self.uri(name)}: no such file; restore it, or plan the run anew"
+            ) from error
+        except _FAULTS as error:
+            raise ObjectError(self._failed("read", name, error)) from error
 
     def refresh(self, name: str, data: bytes) -> None:
         """Put the same content again, which makes it look new."""
@@ -103,10 +122,13 @@ class S3ObjectStore:
     def _create(self, name: str, data: bytes) -> bool:
         return self._put(name, data, mode="create")
 
-    def _put(self, name: str, data: bytes, *, mode: str) -> bool:
+    def _put(self, name: str, data: bytes | Path, *, mode: str) -> bool:
         for attempt in range(_ATTEMPTS):
             try:
-                self._files.pipe_file(self.uri(name), data, mode=mode)
+                if isinstance(data, Path):
+                    self._files.put_file(str(data), self.uri(name), mode=mode)
+                else:
+                    self._files.pipe_file(self.uri(name), data, mode=mode)
             except _FAULTS as error:
                 if _code(error) == "PreconditionFailed" or isinstance(error, FileExistsError):
                     return False

@@ -209,7 +209,7 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _opt("end_us", _LONG, "end of the segment; null where the video failed", "us"),
             _col("reason", _TEXT, "reason code, from a closed list"),
             _opt("detail", _TEXT, "what was seen"),
-            _col("attempt", _INT, "how often this run has tried it, from 1"),
+            _col("attempt", _INT, "how often this recipe has tried it and failed, from 1"),
             _col("is_terminal", _FLAG, "true where trying again under this recipe is no use"),
         ),
     ),

@@ -6,7 +6,7 @@ spares, in this order: reading its bytes, opening it, decoding it and running th
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,12 +25,12 @@ class Known:
 
     lake: Lake
     recipe_id: str
+    retried: tuple[str, tuple[str, ...]] | None
+    """For a run that retries: its run_id, and the terminal reasons that it tries again."""
     videos: dict[str, KnownVideo]
     """By source_id: files that were read before and have not changed."""
     rejected: dict[str, Row]
     """By source_id: the reject of the whole video, where it need not be tried again."""
-    num_rejects: Counter[str]
-    """By source_id: rejects that may be tried again."""
     done: dict[str, set[Span]]
     """By video_id of `videos`: spans that have an adapter or a terminal reject."""
     met: frozenset[str]
@@ -40,25 +40,10 @@ class Known:
     deleted: set[str]
     """Videos that were deleted and stay so."""
 
-    def is_finished(self, source: Source, rule: SegmentConfig) -> bool:
-        """Say whether nothing is left to do for a source."""
-        if source.source_id in self.rejected:
-            return True
-        video = self.videos.get(source.source_id)
-        if video is None:
-            return False
-        if video.video_id in self.deleted:
-            return True
-        if video.duration_us is None or self.num_uncomposed[video.video_id]:
-            return False
-        done = self.done_spans(video.video_id)
-        planned = plan_segments(video.duration_us, rule)
-        return all((segment.start_us, segment.end_us) in done for segment in planned)
-
     def done_spans(self, video_id: str) -> set[Span]:
         """Return the spans of a video that need no more work."""
         if video_id not in self.done and video_id in self.met:
-            found = self.lake.done_segments(self.recipe_id, [video_id])
+            found = self.lake.done_segments(self.recipe_id, [video_id], retried=self.retried)
             self.done[video_id] = found.get(video_id, set())
         return self.done.get(video_id, set())
 
@@ -68,43 +53,66 @@ def plan_segments(duration_us: int, rule: SegmentConfig) -> tuple[Segment, ...]:
     return tile(duration_us, segment_us=rule.segment_us, min_tail_us=rule.min_tail_us)
 
 
-def look_up(
-    lake: Lake, sources: Sequence[Source], *, recipe_id: str, run_id: str | None = None
-) -> Known:
-    """Read what the catalog holds about `sources`.
+def look_up(lake: Lake, sources: Sequence[Source], *, recipe_id: str, run_id: str) -> Known:
+    """Read what the catalog holds about `sources`, a shard of the run's plan.
 
     A whole video that `run_id` itself rejected stays rejected, even where another run may try
-    it again: a repeated attempt must meet the same units.
+    it again: a repeated attempt must meet the same units. A run that retries takes no other run's
+    word for a file that was rejected whole: neither the reject, nor what an older look had found.
     """
+    retry = lake.get_plan(run_id).header.retry
+    retried = None if retry is None else (run_id, retry.reasons)
+    rejects = _whole_rejects(lake, sources, recipe_id)
     videos = lake.known_videos(sources, recipe_id)
+    if retried is not None:
+        again = {row["source_id"] for row in rejects if row["run_id"] != run_id}
+        videos = _met_anew(lake, videos, again, recipe_id=recipe_id, run_id=run_id)
     video_ids = sorted({video.video_id for video in videos.values()})
-    rejects = _rejects(lake, sources, recipe_id)
-    whole = [row for row in rejects if row["adapter_key"] is None]
+    done = lake.done_segments(recipe_id, video_ids, retried=retried) if video_ids else {}
     return Known(
         lake=lake,
         recipe_id=recipe_id,
+        retried=retried,
         videos=videos,
         rejected={
-            row["source_id"]: row for row in whole if row["is_terminal"] or row["run_id"] == run_id
+            row["source_id"]: row
+            for row in _of_this_version(rejects, sources)
+            if row["run_id"] == run_id or (row["is_terminal"] and retried is None)
         },
-        num_rejects=Counter(row["source_id"] for row in rejects if not row["is_terminal"]),
-        done=lake.done_segments(recipe_id, video_ids) if video_ids else {},
+        done=done,
         met=_met(lake, recipe_id),
         num_uncomposed=_uncomposed(lake, recipe_id, video_ids),
         deleted=lake.deleted_videos(),
     )
 
 
-def _rejects(lake: Lake, sources: Sequence[Source], recipe_id: str) -> list[Row]:
+def _whole_rejects(lake: Lake, sources: Sequence[Source], recipe_id: str) -> list[Row]:
+    where = (pc.field("recipe_id") == recipe_id) & pc.field("adapter_key").is_null()
+    where = where & pc.field("source_id").isin(_texts(source.source_id for source in sources))
+    rows: list[Row] = lake.catalog.read("rejects", where=where).to_pylist()
+    return rows
+
+
+def _of_this_version(rejects: Sequence[Row], sources: Sequence[Source]) -> list[Row]:
     version = {source.source_id: (source.size_bytes, source.version_token) for source in sources}
-    where = pc.field("recipe_id") == recipe_id
-    where = where & pc.field("source_id").isin(_texts(version))
-    rows = lake.catalog.read("rejects", where=where).to_pylist()
     return [
         row
-        for row in rows
+        for row in rejects
         if version[row["source_id"]] == (row["size_bytes"], row["version_token"])
     ]
+
+
+def _met_anew(
+    lake: Lake, videos: dict[str, KnownVideo], again: set[str], *, recipe_id: str, run_id: str
+) -> dict[str, KnownVideo]:
+    """Forget the lengths of the videos of `again` that this run has not met itself."""
+    where = (pc.field("recipe_id") == recipe_id) & (pc.field("run_id") == run_id)
+    rows = lake.catalog.read("videos", columns=("source_id",), where=where)
+    forgotten = again - set(rows["source_id"].to_pylist())
+    return {
+        source_id: replace(video, duration_us=None) if source_id in forgotten else video
+        for source_id, video in videos.items()
+    }
 
 
 def _met(lake: Lake, recipe_id: str) -> frozenset[str]:

@@ -1,27 +1,24 @@
 """The first step of a run: which videos are still to do, in which shards. No video is read."""
 
-import itertools
 import logging
 import time
-from collections.abc import Iterator
-
-import pyarrow.compute as pc
 
 from configs.schema import InternalizeConfig
 from storage.lake import Lake, open_lake
-from storage.manifest import Source, list_sources
-from storage.plans import PlannedSource
-from tasks.known import look_up
 from tasks.models import read_checkpoint_files
 from tasks.progress import report
 from tasks.recipe import Recipe, make_recipe
 from tasks.summary import PlanSummary
+from tasks.survey_corpus import (
+    is_of_catalog,
+    list_corpus,
+    planned_sources,
+    retry_of,
+    survey_corpus,
+)
 from tasks.unit_rows import common_columns
 
 logger = logging.getLogger(__name__)
-
-# Sources are looked up in groups: one catalog query each, and a corpus of any size streams through.
-_GROUP_SOURCES = 10_000
 
 
 def plan_run(config: InternalizeConfig, *, attempt_id: str) -> PlanSummary:
@@ -31,53 +28,34 @@ def plan_run(config: InternalizeConfig, *, attempt_id: str) -> PlanSummary:
 
     Raises:
         ManifestError: the corpus is missing or lists no video.
+        LakeError: the catalog is to be gone over and there is no lake.
     """
     started = time.perf_counter()
-    sources = list_sources(config.corpus)
+    sources = list_corpus(config)
     recipe = make_recipe(config)
-    lake = open_lake(config.lake, create=True)
-    num_sources = 0
-    planned: dict[str, PlannedSource] = {}
-    for group in _grouped(sources):
-        num_sources += len(group)
-        planned |= _still_to_do(lake, group, recipe, config)
-    run_id, num_shards = "", 0
-    if planned:
-        run_id, plan = lake.new_plan(planned.values(), recipe_id=recipe.recipe_id, shard_cost=1.0)
-        num_shards = pc.max(plan["shard"]).as_py() + 1
+    lake = open_lake(config.lake, create=not is_of_catalog(config))
+    with survey_corpus(sources, config, recipe, lake) as survey:
+        num_sources = survey.num_sources()
+        plan = lake.new_plan(
+            planned_sources(survey, config),
+            recipe_id=recipe.recipe_id,
+            shard_cost=1.0,
+            retry=retry_of(config),
+        )
+    num_planned = plan.header.num_sources
+    if num_planned:
         _put_checkpoint(lake, recipe)
-        _note_plan(lake, recipe, config, run_id=run_id, attempt_id=attempt_id, num=len(planned))
-    report("videos_planned", len(planned))
-    logger.info("run %s: %d of %d videos to do", run_id[:12], len(planned), num_sources)
+        _note_plan(lake, recipe, config, run_id=plan.run_id, attempt_id=attempt_id, num=num_planned)
+    report("videos_planned", num_planned)
+    logger.info("run %s: %d of %d videos to do", plan.run_id[:12], num_planned, num_sources)
     return PlanSummary(
-        run_id=run_id,
+        run_id=plan.run_id if num_planned else "",
         recipe_id=recipe.recipe_id,
         num_sources=num_sources,
-        num_done=num_sources - len(planned),
-        num_shards=num_shards,
+        num_done=num_sources - num_planned,
+        num_shards=plan.header.num_shards,
         seconds=time.perf_counter() - started,
     )
-
-
-def _grouped(sources: Iterator[Source]) -> Iterator[list[Source]]:
-    while group := list(itertools.islice(sources, _GROUP_SOURCES)):
-        yield group
-
-
-def _still_to_do(
-    lake: Lake, sources: list[Source], recipe: Recipe, config: InternalizeConfig
-) -> dict[str, PlannedSource]:
-    known = look_up(lake, sources, recipe_id=recipe.recipe_id)
-    return {
-        source.source_id: PlannedSource(source=source, cost=_cost(source, config))
-        for source in sources
-        if not known.is_finished(source, recipe.model.segments)
-    }
-
-
-def _cost(source: Source, config: InternalizeConfig) -> float:
-    """The share of a shard that a video fills, by its bytes or by being one of many."""
-    return max((source.size_bytes or 0) / config.shard_bytes, 1 / config.shard_videos)
 
 
 def _put_checkpoint(lake: Lake, recipe: Recipe) -> None:

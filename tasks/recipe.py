@@ -33,6 +33,8 @@ class ModelIdentity:
     """What a model's files are, by their content."""
 
     weights_sha256: str
+    config_sha256: str
+    """Of `config.json`: it holds what the weights do not, such as the rotary base."""
     tokenizer_sha256: str
     processor_sha256: str
     checkpoint_sha256: str
@@ -62,6 +64,7 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSIONS[config.stored_dtype],
         "model_weights_sha256": files.weights_sha256,
+        "model_config_sha256": files.config_sha256,
         "tokenizer_sha256": files.tokenizer_sha256,
         "processor_sha256": files.processor_sha256,
         "checkpoint_sha256": files.checkpoint_sha256,
@@ -92,6 +95,7 @@ def _identify_once(model_json: str) -> ModelIdentity:
     if (drawn := random_model(model)) is not None:
         return ModelIdentity(
             weights_sha256=drawn.weights_sha256,
+            config_sha256=files_sha256([drawn.architecture]),
             tokenizer_sha256=drawn.tokenizer_sha256,
             processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
             checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model)),
@@ -100,6 +104,7 @@ def _identify_once(model_json: str) -> ModelIdentity:
     source = model.vlm.path or model.vlm.hub_id or ""
     return ModelIdentity(
         weights_sha256=files_sha256(require_files(directory, source)),
+        config_sha256=files_sha256([directory / "config.json"]),
         tokenizer_sha256=files_sha256([directory / "tokenizer.json"]),
         processor_sha256=processor_sha256(pixel_spec(model), prompt_layout(model)),
         checkpoint_sha256=checkpoint_sha256(read_checkpoint_files(model)),

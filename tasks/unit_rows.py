@@ -91,7 +91,7 @@ class UnitDraft:
         new = [video for video in self._met if video.is_new]
         return {
             "adapters": list(self._adapters.values()),
-            "sources": [self._source_row(video) for video in new if video.is_read],
+            "sources": [self._source_row(video) for video in new if _is_news(video)],
             "videos": [_video_row(video) for video in new if video.probe is not None],
             "rejects": self._reject_rows,
             "segments": self._segment_rows,
@@ -125,8 +125,14 @@ class UnitDraft:
 
     def _source_row(self, video: MetVideo) -> Row:
         given = {"given_id": video.source.given_id, "metadata": video.source.metadata}
-        names = {"corpus": self._corpus_name, "video_id": video.video_id}
+        corpus = video.source.corpus or self._corpus_name
+        names = {"corpus": corpus, "video_id": video.video_id}
         return {**_source_columns(video), **given, **names}
+
+
+def _is_news(video: MetVideo) -> bool:
+    """Whether the catalog lacks what is at the URI, also that nothing readable is."""
+    return video.is_read or video.video_id is None
 
 
 def _is_new_reject(video: MetVideo) -> bool:
@@ -157,7 +163,6 @@ def _reject_columns(reject: Reject) -> dict[str, Any]:
     return {
         "reason": str(reject.reason),
         "detail": reject.detail,
-        "attempt": 1,
         "is_terminal": reject.is_terminal,
     }
 

@@ -268,3 +268,27 @@ def test_concurrent_runs_may_make_a_key_twice_and_the_view_shows_one(
     assert latest == [{"adapter_sha256": min(shas)}]
     found = lake.adapters_for(rows.video_id("v"), rows.recipe_id)
     assert [row["adapter_sha256"] for row in found] == [min(shas)]
+
+
+def test_a_reject_says_how_often_its_recipe_tried_the_same_input(lake: Lake, rows: Any) -> None:
+    def reject(adapter: dict[str, Any] | None) -> dict[str, Any]:
+        told = {"reason": "DECODE_TIMEOUT", "is_terminal": False, **rows.source("/v.mp4", "v")}
+        keys = ("adapter_key", "start_us", "end_us") if adapter else ()
+        return {**told, **{key: (adapter or {})[key] for key in keys}}
+
+    segment = reject(rows.adapter(lake, "v", 0))
+    for run_id, unit in (("a", 0), ("a", 1), ("b", 0)):
+        place = {"run_id": run_id, "shard": 0, "unit": unit}
+        lake.commit_unit(**place, rows={"rejects": [segment, reject(None)]}, common=rows.common())
+    place = {"run_id": "c", "shard": 0, "unit": 0}
+    common = rows.common(recipe_id="other")
+    lake.commit_unit(**place, rows={"rejects": [segment]}, common=common)
+    found = lake.query(
+        "select recipe_id, adapter_key is null as whole, list(attempt order by attempt) as tries"
+        " from rejects group by all order by all"
+    ).to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        ("other", False, [1]),
+        (rows.recipe_id, False, [1, 2, 3]),
+        (rows.recipe_id, True, [1, 2, 3]),
+    ]

@@ -34,7 +34,22 @@ def test_done_are_the_segments_of_closed_units_under_the_recipe(
     assert lake.done_segments(rows.recipe_id, [video_id]) == {video_id: expected}
     assert lake.done_segments(rows.recipe_id, []) == {}
     assert lake.done_segments("other recipe") == {}
-    assert lake.done_segments(rows.recipe_id, except_run="run") == {}
+
+
+def test_what_others_rejected_is_not_done_for_a_run_that_tries_it_again(
+    lake: Lake, rows: Any, commit: Commit
+) -> None:
+    first, second = (rows.adapter(lake, "v", i) for i in range(2))
+    segments = [rows.segment(first), rows.segment(second, reason="TRUNCATED")]
+    commit(lake, [first], segments=segments, rejects=[rows.reject(second)])
+
+    def done(run_id: str, *reasons: str) -> int:
+        found = lake.done_segments(rows.recipe_id, retried=(run_id, reasons))
+        return len(found[rows.video_id("v")])
+
+    assert done("again", "TRUNCATED") == 1
+    assert done("again", "NON_FINITE") == done("again") == 2
+    assert done("run", "TRUNCATED") == 2
 
 
 def test_an_unchanged_file_is_known_without_being_read(lake: Lake, rows: Any) -> None:
@@ -67,15 +82,6 @@ def test_a_file_met_by_many_runs_is_known_once(lake: Lake, rows: Any) -> None:
     for _ in range(3):
         lake.append("sources", [{**PLACE, **rows.source("/a.mp4", "a")}])
     assert len(lake.known_videos([source("/a.mp4"), source("/a.mp4")], rows.recipe_id)) == 1
-
-
-def test_files_rejected_whole_and_for_good_are_told(lake: Lake, rows: Any) -> None:
-    bad = {**PLACE, "reason": "NOT_MEDIA", "attempt": 1, "is_terminal": True}
-    lake.append("rejects", [{**bad, **rows.source("/bad.mp4", None)}])
-    lake.append("rejects", [{**bad, **rows.source("/later.mp4", None), "is_terminal": False}])
-    lake.append("rejects", [{**bad, **rows.source("/part.mp4", "v"), "adapter_key": "k"}])
-    assert lake.rejected_sources(rows.recipe_id) == {("/bad.mp4", 10, "1")}
-    assert lake.rejected_sources("other recipe") == set()
 
 
 def test_adapters_come_in_order_of_time_one_per_segment(

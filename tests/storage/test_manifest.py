@@ -1,7 +1,9 @@
 """A corpus is listed without being read, and without credentials."""
 
+import itertools
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import CredentialsError, ManifestError
-from storage.manifest import Source, list_sources, refuse_credentials
+from storage.manifest import Source, list_sources, look_at, refuse_credentials
 
 
 @pytest.fixture
@@ -25,7 +27,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def names(corpus: str | Path) -> list[str]:
-    return [Path(source.uri).name for source in list_sources(str(corpus))]
+    """List a corpus by name; what is listed has no order."""
+    return sorted(Path(source.uri).name for source in list_sources(str(corpus)))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -40,7 +43,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_a_directory_is_searched_to_the_bottom_in_a_stable_order(corpus: Path) -> None:
+def test_a_directory_is_searched_to_the_bottom(corpus: Path) -> None:
     assert names(corpus) == ["a.MKV", "b.mp4", "c.webm"]
 
 
@@ -55,7 +58,7 @@ def test_a_source_is_a_path_a_size_and_a_version(corpus: Path) -> None:
 
 def test_a_relative_path_becomes_absolute(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(corpus.parent)
-    assert next(list_sources("corpus")).uri == str(corpus / "a.MKV")
+    assert str(corpus / "a.MKV") in {source.uri for source in list_sources("corpus")}
 
 
 def test_a_glob_meets_the_videos_that_fit(corpus: Path) -> None:
@@ -205,3 +208,107 @@ def test_a_remote_manifest_lists_what_lies_beside_it(memory: fsspec.AbstractFile
     uris = ["memory://corpus/b.mp4", "memory://corpus/gone.mp4", "memory://corpus/a.mkv"]
     assert [source.uri for source in found] == uris
     assert [source.size_bytes for source in found] == [10, None, 10]
+
+
+def test_a_manifest_that_gives_size_and_version_spares_the_look(corpus: Path) -> None:
+    rows = [
+        {"uri": "s3://team/a.mp4", "size_bytes": 7, "etag": "abc", "duration": 12.5},
+        {"uri": "s3://team/b.mp4", "size_bytes": 8, "version_token": "t", "duration": 0},
+        {"uri": "b.mp4", "size_bytes": 9, "version_token": "42", "duration": 1},
+    ]
+    path = corpus / "m.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(list_sources(str(path)))
+    seen = [(source.size_bytes, source.version_token, source.duration_us) for source in found]
+    assert seen == [(7, '"abc"', 12_500_000), (8, "t", 0), (9, "42", 1_000_000)]
+    assert found[0].metadata == '{"duration": 12.5}'
+
+
+def test_a_size_without_a_version_is_not_trusted(corpus: Path) -> None:
+    path = write(corpus / "m.csv", [{"uri": "b.mp4", "size_bytes": 7, "etag": ""}])
+    assert next(list_sources(str(path))).size_bytes == 10
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_durations_are_read_from_every_form(corpus: Path, suffix: str) -> None:
+    path = write(corpus / f"m{suffix}", [{"uri": "b.mp4", "duration": 1.25}])
+    assert next(list_sources(str(path))).duration_us == 1_250_000
+
+
+@pytest.mark.parametrize("value", ['"long"', "-1", "[1]", '"inf"'])
+def test_a_duration_that_is_none_is_named_with_its_row(corpus: Path, value: str) -> None:
+    path = corpus / "m.jsonl"
+    path.write_text(f'{{"uri": "b.mp4"}}\n{{"uri": "b.mp4", "duration": {value}}}\n')
+    with pytest.raises(ManifestError, match=r"m.jsonl: row 2: duration is .*, expected a number"):
+        list(list_sources(str(path)))
+
+
+@pytest.mark.parametrize("value", ["", "nan"])
+def test_a_duration_that_is_left_open_is_unknown(corpus: Path, value: str) -> None:
+    path = write(corpus / "m.csv", [{"uri": "b.mp4", "duration": value}])
+    assert next(list_sources(str(path))).duration_us is None
+
+
+class PagedStore:
+    """Stands for s3fs over a place of which one page holds three names."""
+
+    def __init__(self, num: int) -> None:
+        keys = sorted(
+            [*(f"videos/{i:02d}.mp4" for i in range(num)), "videos.mp4", "videos/x/y.mkv"]
+        )
+        self.keys = keys
+        self.num_pages = 0
+
+    def call_s3(self, method: str, *, Bucket: str, Prefix: str, **more: str) -> dict[str, Any]:
+        assert (method, Bucket) == ("list_objects_v2", "team")
+        self.num_pages += 1
+        keys = [key for key in self.keys if key.startswith(Prefix)]
+        start = int(more.get("ContinuationToken", 0))
+        page = [{"Key": key, "Size": 1, "ETag": '"e"'} for key in keys[start : start + 3]]
+        is_more = start + 3 < len(keys)
+        going_on = {"NextContinuationToken": str(start + 3)} if is_more else {}
+        return {"Contents": page, "IsTruncated": is_more, **going_on}
+
+
+def test_an_s3_prefix_is_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PagedStore(10)
+    monkeypatch.setattr("storage.manifest.file_system", lambda *_: store)
+    stream = list_sources("s3://team/videos/")
+    assert store.num_pages == 1
+    found = list(stream)
+    assert store.num_pages == 4
+    assert len(found) == 11
+    assert found[0] == Source(uri="s3://team/videos/00.mp4", size_bytes=1, version_token='"e"')
+    assert names("s3://team/videos.mp4") == ["videos.mp4"]
+    assert names("s3://team/videos/0[0-3]*") == ["00.mp4", "01.mp4", "02.mp4", "03.mp4"]
+    assert names("s3://team/**/*.mkv") == ["y.mkv"]
+    assert len(names("s3://team")) == 12
+
+
+def test_remote_files_are_looked_at_side_by_side_and_stay_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = threading.Barrier(4)
+
+    class Slow:
+        def info(self, uri: str) -> dict[str, Any]:
+            together.wait(timeout=30)
+            return {"size": int(uri[-1]), "ETag": "e"}
+
+    monkeypatch.setattr("storage.manifest.file_system", lambda *_: Slow())
+    listed = [Source(uri=f"s3://team/{i}") for i in range(8)]
+    seen = list(look_at(listed))
+    assert [source.size_bytes for source in seen] == list(range(8))
+
+
+def test_looking_runs_only_so_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick:
+        def info(self, _uri: str) -> dict[str, Any]:
+            return {"size": 1, "ETag": "e"}
+
+    monkeypatch.setattr("storage.manifest.file_system", lambda *_: Quick())
+    taken = itertools.count()
+    stream = look_at(Source(uri=f"s3://team/{next(taken)}") for _ in range(10_000))
+    next(stream)
+    assert next(taken) < 300
+    stream.close()
