@@ -3,12 +3,14 @@
 An append that carries a transaction (app id, number) is done once, whoever else tries the same: the
 number committed so far is read first (Delta itself accepts the same number twice in a row), the
 append is made against that very snapshot, and where another writer was faster Delta answers
-CommitFailedError and the decision is made anew.
+CommitFailedError and the decision is made anew. On S3 the answer to a commit can be lost after it
+went through, so every commit carries a mark by which its writer finds it again.
 """
 
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 8
 _PAUSE_S: Final = 0.05
+# Faults of the network that one append bears; delta-rs does not repeat a commit whose answer is lost.
+_FAULTS: Final = 3
+_MARK: Final = "video2lora.append"
 
 AsOf = datetime | Mapping[str, int]
 
@@ -72,19 +77,26 @@ class Catalog:
             CatalogError: the table cannot be written.
         """
         arrow = rows_to_arrow(table, rows)
+        properties, mark = _commit_properties(transaction)
+        since = -1
         for attempt in range(_ATTEMPTS):
             handle = self._writable(table)
+            if attempt and _is_committed(handle, mark, since=since):
+                return True
             if transaction and self._number(handle, transaction[0]) >= transaction[1]:
                 return False
+            since = handle.version()
             try:
-                self._write(handle, arrow, transaction)
+                self._write(handle, arrow, properties)
             except CommitFailedError:
                 logger.info("%s: another writer was faster, attempt %d", table, attempt + 1)
-                time.sleep(_PAUSE_S * attempt)
             except (DeltaError, OSError) as error:
-                raise CatalogError(_failed("write", table, error)) from error
+                if attempt >= _FAULTS or not is_remote(self._uri):
+                    raise CatalogError(_failed("write", table, error)) from error
+                logger.info("%s: attempt %d failed: %s", table, attempt + 1, reason_of(error))
             else:
                 return True
+            time.sleep(_PAUSE_S * attempt)
         raise CatalogError(f"{table}: {_ATTEMPTS} commits failed; fewer writers, then run again")
 
     def committed(self, table: str, app_id: str) -> int:
@@ -174,10 +186,7 @@ class Catalog:
         return -1 if number is None else number
 
     @staticmethod
-    def _write(handle: DeltaTable, arrow: pa.Table, transaction: tuple[str, int] | None) -> None:
-        properties = CommitProperties(
-            app_transactions=[Transaction(*transaction)] if transaction else None
-        )
+    def _write(handle: DeltaTable, arrow: pa.Table, properties: CommitProperties) -> None:
         known = {field.name for field in handle.schema().fields}
         is_wider = bool(set(arrow.column_names) - known)
         write_deltalake(
@@ -189,6 +198,19 @@ class Catalog:
         )
         if not is_remote(handle.table_uri):
             _sync_commit(Path(unquote(handle.table_uri.removeprefix("file://"))), handle.version())
+
+
+def _commit_properties(transaction: tuple[str, int] | None) -> tuple[CommitProperties, str]:
+    mark = uuid.uuid4().hex
+    transactions = [Transaction(*transaction)] if transaction else None
+    marked = CommitProperties(custom_metadata={_MARK: mark}, app_transactions=transactions)
+    return marked, mark
+
+
+def _is_committed(handle: DeltaTable, mark: str, *, since: int) -> bool:
+    num_commits = handle.version() - since
+    entries = handle.history(num_commits) if num_commits > 0 else []
+    return any(entry.get(_MARK) == mark for entry in entries)
 
 
 def _nothing() -> None:

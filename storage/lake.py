@@ -23,7 +23,7 @@ from storage.errors import LakeError
 from storage.identity import canonical_json
 from storage.manifest import Source, refuse_credentials
 from storage.object_store import LocalObjectStore, ObjectStore
-from storage.remote import delta_options, file_system, is_remote
+from storage.remote import delta_options, file_system, is_remote, require_credentials
 from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
 
@@ -192,7 +192,9 @@ class Lake:
 
         Raises:
             VideoUnknownError: nothing fits, or several videos do; near matches are listed.
+            CredentialsError: the text is a URI that carries credentials.
         """
+        refuse_credentials(text)
         return lookups.resolve_video(self.catalog, text)
 
     def mark_published(self, run_id: str, payload: Mapping[str, Any]) -> bool:
@@ -250,6 +252,7 @@ def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
             f"{uri}: no lake can live here; give a directory, or s3://bucket/prefix of letters, "
             "digits and . _ - = +"
         )
+    require_credentials(root, storage_options)
     files = file_system(root, storage_options)
     objects = S3ObjectStore(root, files)
     catalog = Catalog(

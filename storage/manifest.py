@@ -90,9 +90,11 @@ def refuse_credentials(uri: str) -> None:
     if not is_remote(uri):
         return
     parts = urlsplit(uri)
-    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if "@" in parts.netloc or any(_SECRET.fullmatch(name) for name in names):
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    told = parse_qsl(f"{parts.query}&{parts.fragment}", keep_blank_values=True)
+    # A secret may hold a slash, which ends the place where URLs keep a password.
+    is_login = re.match(r"[^/@:\[]*:(?!\d*(/|$))|[^/]*@", uri.partition("://")[2])
+    if is_login or any(_SECRET.fullmatch(name) for name, _ in told):
+        shown = f"{parts.scheme}://..." if is_login else uri.partition("?")[0].partition("#")[0]
         raise CredentialsError(
             f"{shown}: the URI carries credentials; give it without them and put them in the "
             "environment"
