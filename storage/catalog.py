@@ -4,7 +4,7 @@ An append that carries a transaction (app id, number) is done once, whoever else
 number committed so far is read first (Delta itself accepts the same number twice in a row), the
 append is made against that very snapshot, and where another writer was faster Delta answers
 CommitFailedError and the decision is made anew. On S3 the answer to a commit can be lost after it
-went through, so every commit carries a mark by which its writer finds it again.
+went through; so an append without a transaction gets one of its own, by which it finds itself again.
 """
 
 import json
@@ -33,7 +33,6 @@ _ATTEMPTS: Final = 8
 _PAUSE_S: Final = 0.05
 # Faults of the network that one append bears; delta-rs does not repeat a commit whose answer is lost.
 _FAULTS: Final = 3
-_MARK: Final = "video2lora.append"
 
 AsOf = datetime | Mapping[str, int]
 
@@ -72,20 +71,19 @@ class Catalog:
     ) -> bool:
         """Append rows in one commit; return False where the transaction was committed before.
 
+        False may also be said of this very append, where the answer to its commit was lost.
+
         Raises:
             RowError: a row does not fit the table.
             CatalogError: the table cannot be written.
         """
         arrow = rows_to_arrow(table, rows)
-        properties, mark = _commit_properties(transaction)
-        since = -1
+        app_id, number = transaction or (f"once:{uuid.uuid4().hex}", 0)
+        properties = CommitProperties(app_transactions=[Transaction(app_id, number)])
         for attempt in range(_ATTEMPTS):
             handle = self._writable(table)
-            if attempt and _is_committed(handle, mark, since=since):
-                return True
-            if transaction and self._number(handle, transaction[0]) >= transaction[1]:
-                return False
-            since = handle.version()
+            if self._number(handle, app_id) >= number:
+                return transaction is None
             try:
                 self._write(handle, arrow, properties)
             except CommitFailedError:
@@ -198,19 +196,6 @@ class Catalog:
         )
         if not is_remote(handle.table_uri):
             _sync_commit(Path(unquote(handle.table_uri.removeprefix("file://"))), handle.version())
-
-
-def _commit_properties(transaction: tuple[str, int] | None) -> tuple[CommitProperties, str]:
-    mark = uuid.uuid4().hex
-    transactions = [Transaction(*transaction)] if transaction else None
-    marked = CommitProperties(custom_metadata={_MARK: mark}, app_transactions=transactions)
-    return marked, mark
-
-
-def _is_committed(handle: DeltaTable, mark: str, *, since: int) -> bool:
-    num_commits = handle.version() - since
-    entries = handle.history(num_commits) if num_commits > 0 else []
-    return any(entry.get(_MARK) == mark for entry in entries)
 
 
 def _nothing() -> None:

@@ -23,7 +23,13 @@ from storage.errors import LakeError
 from storage.identity import canonical_json
 from storage.manifest import Source, refuse_credentials
 from storage.object_store import LocalObjectStore, ObjectStore
-from storage.remote import delta_options, file_system, is_remote, require_credentials
+from storage.remote import (
+    delta_options,
+    file_system,
+    is_remote,
+    live_files,
+    require_credentials,
+)
 from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
 
@@ -253,11 +259,12 @@ def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
             "digits and . _ - = +"
         )
     require_credentials(root, storage_options)
-    files = file_system(root, storage_options)
-    objects = S3ObjectStore(root, files)
+    objects = S3ObjectStore(root, file_system(root, storage_options))
     catalog = Catalog(
         f"{root}/catalog",
         storage_options=delta_options(storage_options),
         before_write=objects.require_conditional_create,
     )
-    return Lake(uri=root, objects=objects, catalog=catalog, filesystem=files)
+    return Lake(
+        uri=root, objects=objects, catalog=catalog, filesystem=live_files(storage_options)
+    )

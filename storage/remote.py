@@ -6,7 +6,7 @@ where a store is busy or out of reach, and give up in a minute or two instead of
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import botocore.session  # type: ignore[import-untyped]  # it has no types
@@ -85,6 +85,20 @@ def file_system(uri: str, options: Mapping[str, str] | None = None) -> fsspec.Ab
     protocol = uri.partition("://")[0]
     if protocol not in ("s3", "s3a"):
         return fsspec.filesystem(protocol)
+    return _configured(fsspec.get_filesystem_class("s3"), options)
+
+
+def live_files(options: Mapping[str, str] | None = None) -> fsspec.AbstractFileSystem:
+    """Return the file system through which SQL reads the tables of a lake on S3."""
+    # s3fs takes a while to import, which a local lake need not wait for.
+    from storage.live_files import LiveFiles
+
+    return _configured(LiveFiles, options)
+
+
+def _configured(
+    kind: Callable[..., fsspec.AbstractFileSystem], options: Mapping[str, str] | None
+) -> fsspec.AbstractFileSystem:
     merged = _merged(options)
     settings: dict[str, Any] = {
         ours: merged[name] for name, ours in _KEYS.items() if merged.get(name)
@@ -94,8 +108,7 @@ def file_system(uri: str, options: Mapping[str, str] | None = None) -> fsspec.Ab
         "region_name": _first(merged, _REGIONS),
     }
     # No listings cache: other processes write to the same lake.
-    files = fsspec.filesystem(
-        "s3",
+    files = kind(
         client_kwargs={name: value for name, value in client.items() if value},
         config_kwargs=_patience(merged),
         use_listings_cache=False,

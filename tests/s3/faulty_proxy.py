@@ -43,11 +43,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passed:
-    """A request that was answered, and how."""
+    """A request that came, and what was done to it."""
 
     method: str
     path: str
-    status: int
     fault: str | None
 
 
@@ -129,14 +128,8 @@ class FaultyProxy:
         body = client.body()
         request = Request(method=client.command, path=client.path, headers=headers)
         fault = self.plan(request)
-        status = self._serve(client, request, body, fault)
-        self.passed.append(
-            Passed(method=request.method, path=request.path, status=status, fault=fault)
-        )
-
-    def _serve(
-        self, client: "_Answering", request: Request, body: bytes, fault: str | None
-    ) -> int:
+        # Counted first: once it is answered, a test may look.
+        self.passed.append(Passed(method=request.method, path=request.path, fault=fault))
         if fault == "reset":
             return client.hang_up()
         if fault in ("503", "500", "429"):
@@ -151,8 +144,7 @@ class FaultyProxy:
             return client.hang_up()
         if fault == "500-after":
             return client.refuse(fault)
-        client.answer(answer, content, is_cut=fault == "cut")
-        return answer.status
+        return client.answer(answer, content, is_cut=fault == "cut")
 
     def _ask(self, request: Request, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection(self._upstream, timeout=60)
@@ -208,14 +200,13 @@ class _Answering(http.server.BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def hang_up(self) -> int:
+    def hang_up(self) -> None:
         """Reset the connection, as a crashed server or a broken network does."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
-        return 0
 
-    def refuse(self, fault: str) -> int:
+    def refuse(self, fault: str) -> None:
         status, code, message = ANSWERS[fault]
         text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         content = b"" if self.command == "HEAD" else text
@@ -224,7 +215,6 @@ class _Answering(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-        return status
 
     def answer(self, answer: http.client.HTTPResponse, content: bytes, *, is_cut: bool) -> None:
         self.send_response_only(answer.status, answer.reason)

@@ -1,9 +1,9 @@
 """The whole pipeline on s3://: corpus and lake on a server, nothing on this machine's disk."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from flows.api import open_lake
@@ -23,9 +23,8 @@ def test_a_corpus_on_s3_becomes_a_lake_on_s3_and_a_second_run_does_nothing(
     lake = lake_of()
     check_whole(lake, num_segments=NUM_SEGMENTS)
     (reject,) = lake.query("select reason, uri from open_rejects").to_pylist()
-    assert (reject["reason"], reject["uri"]) == ("NO_VIDEO_STREAM", f"{videos}/bad.mp4") or (
-        reject["uri"] == f"{videos}/bad.mp4"
-    )
+    print(reject)
+    assert reject["uri"] == f"{videos}/bad.mp4"
     again = run()
     assert (again.plan.num_shards, again.shards.num_files_read) == (0, 0)
     assert again.shards.num_segments == 0
@@ -41,20 +40,14 @@ def test_a_lake_on_s3_is_queried_and_asked_without_a_download(
     root: str,
     model: str,
     direct: Any,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run()
-    installed: list[str] = []
-
-    def refused(*names: Any, **_: Any) -> None:
-        installed.append(str(names))
-
-    monkeypatch.setattr(duckdb, "install_extension", refused)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where DuckDB would put an extension
     lake = open_lake(f"{root}/lake", model=model)
-    loaded = "select extension_name from duckdb_extensions() where loaded and extension_name = 'httpfs'"
-    assert lake.sql(loaded).num_rows == 0
     assert lake.sql("select count(*) as n from videos").to_pylist() == [{"n": 2}]
-    assert installed == []
+    assert list(tmp_path.rglob("*.duckdb_extension*")) == []
     answer = lake.ask("How many objects?", video="long.mp4", start_s=5, end_s=9, max_new_tokens=2)
     assert answer.num_visual_tokens == 0
     sha256s = [row["adapter_sha256"] for row in lake.pick("short.mp4").rows]
