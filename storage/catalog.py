@@ -64,7 +64,10 @@ class Catalog:
         try:
             return DeltaTable.is_deltatable(self._table_uri(table), self._options)
         except (DeltaError, OSError) as error:
-            raise CatalogError(_failed("look for", table, error)) from error
+            where = self._table_uri(table)
+            raise CatalogError(
+                f"{where}: cannot look for it ({reason_of(error)}); check the lake and its rights"
+            ) from error
 
     def append(
         self, table: str, rows: Sequence[Row], *, transaction: tuple[str, int] | None = None

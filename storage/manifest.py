@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  #
 from storage.errors import CredentialsError, ManifestError, reason_of
 from storage.identity import source_id
 from storage.manifest_file import MANIFEST_SUFFIXES, ManifestRow, read_manifest
-from storage.remote import file_system, is_remote
+from storage.remote import file_system, is_remote, require_credentials
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -70,6 +70,7 @@ def list_sources(corpus: str, *, storage_options: Options = None) -> Iterator[So
     """
     refuse_credentials(corpus)
     if is_remote(corpus):
+        require_credentials(corpus, storage_options)
         return _remote_sources(corpus, storage_options)
     path = Path(_local(corpus)).expanduser().absolute()
     if path.is_dir():

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  #
 
 from storage.errors import LakeError, reason_of
 
+_S3: Final = ("s3", "s3a")
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _KEYS: Final = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -66,6 +67,8 @@ def require_credentials(uri: str, options: Mapping[str, str] | None = None) -> N
     delta-rs would look for a cloud machine's role until its retries are used up, and log it.
     """
     merged = _merged(options)
+    if uri.partition("://")[0] not in _S3:
+        return
     if merged.get("AWS_ACCESS_KEY_ID") and merged.get("AWS_SECRET_ACCESS_KEY"):
         return
     try:
@@ -83,7 +86,7 @@ def require_credentials(uri: str, options: Mapping[str, str] | None = None) -> N
 def file_system(uri: str, options: Mapping[str, str] | None = None) -> fsspec.AbstractFileSystem:
     """Return the fsspec file system of a remote URI."""
     protocol = uri.partition("://")[0]
-    if protocol not in ("s3", "s3a"):
+    if protocol not in _S3:
         return fsspec.filesystem(protocol)
     return _configured(fsspec.get_filesystem_class("s3"), options)
 

@@ -51,7 +51,7 @@ def call(command: str, settings: dict[str, str], home: Path) -> tuple[str, float
     return done.stderr, time.monotonic() - started
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [pytest.param("ask", marks=pytest.mark.slow), "internalize"])
 def test_without_credentials_a_command_says_so_and_does_not_wait_for_a_cloud(
     command: str, silence: int, tmp_path: Path
 ) -> None:
@@ -62,14 +62,14 @@ def test_without_credentials_a_command_says_so_and_does_not_wait_for_a_cloud(
     assert seconds < BOUND_S
 
 
-@pytest.mark.parametrize("command", ["sql", "internalize"])
+@pytest.mark.parametrize("command", ["sql", pytest.param("internalize", marks=pytest.mark.slow)])
 def test_without_a_server_a_command_gives_up_soon(command: str, tmp_path: Path) -> None:
     said, seconds = call(command, environment(f"http://127.0.0.1:{free_port()}"), tmp_path)
     assert "s3://no-such-lake" in said or "no-such-lake" in said
     assert seconds < BOUND_S
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["sql", pytest.param("internalize", marks=pytest.mark.slow)])
 def test_a_bucket_that_is_not_there_is_named(command: str, server: Server, tmp_path: Path) -> None:
     said, seconds = call(command, environment(server.endpoint), tmp_path)
     assert "s3://no-such-lake" in said
