@@ -4,7 +4,7 @@ An append that carries a transaction (app id, number) is done once, whoever else
 number committed so far is read first (Delta itself accepts the same number twice in a row), the
 append is made against that very snapshot, and where another writer was faster Delta answers
 CommitFailedError and the decision is made anew. On S3 the answer to a commit can be lost after it
-went through; so an append without a transaction gets one of its own, by which it finds itself again.
+went through; so an append without a transaction gets one of its own, by which it is found again.
 """
 
 import json
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 8
 _PAUSE_S: Final = 0.05
-# Faults of the network that one append bears; delta-rs does not repeat a commit whose answer is lost.
+# Faults of the network that one append bears; delta-rs repeats no commit whose answer is lost.
 _FAULTS: Final = 3
 
 AsOf = datetime | Mapping[str, int]

@@ -23,8 +23,14 @@ _LONGEST: Final = 300
 # What libraries repeat of a request or its answer: who asked, and how it was signed.
 _SECRETS: Final = (
     # An S3 error document: its code and message say it, the rest echoes the request.
-    (re.compile(r"(?s)<\?xml.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"), r"\1: \2"),
-    (re.compile(r"(?s)<Error>.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"), r"\1: \2"),
+    (
+        re.compile(r"(?s)<\?xml.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"),
+        r"\1: \2",
+    ),
+    (
+        re.compile(r"(?s)<Error>.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"),
+        r"\1: \2",
+    ),
     (re.compile(r"(\w+://)[^\s/@\"']*:[^\s@\"']*@"), r"\1"),
     (re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"')]*"), r"\1"),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"), r"\1..."),

@@ -265,6 +265,4 @@ def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
         storage_options=delta_options(storage_options),
         before_write=objects.require_conditional_create,
     )
-    return Lake(
-        uri=root, objects=objects, catalog=catalog, filesystem=live_files(storage_options)
-    )
+    return Lake(uri=root, objects=objects, catalog=catalog, filesystem=live_files(storage_options))

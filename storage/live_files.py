@@ -1,8 +1,8 @@
 """The file system through which SQL reads a catalog on S3.
 
-A table's file is never changed once it is written, so what was seen of it stays true. DuckDB asks for
-a file's size whenever it opens it, and it opens it for every view it is part of: 18 times per query
-before the answer was kept.
+A table's file is never changed once it is written, so what was seen of it stays true. DuckDB asks
+for a file's size whenever it opens it, and it opens it for every view it is part of: 18 times per
+query before the answer was kept.
 """
 
 from typing import Any

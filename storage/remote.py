@@ -1,8 +1,8 @@
 """Where remote files live, for both S3 clients: fsspec's s3fs and delta-rs' own.
 
 Both are configured from one mapping of AWS_* names, laid over the environment when a lake is
-opened; nothing is read at import. Secrets stay in these objects and are never logged. Both try again
-where a store is busy or out of reach, and give up in a minute or two instead of an hour.
+opened; nothing is read at import. Secrets stay in these objects and are never logged. Both try
+again where a store is busy or out of reach, and give up in a minute or two instead of an hour.
 """
 
 import os

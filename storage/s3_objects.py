@@ -138,7 +138,9 @@ class S3ObjectStore:
 
     def _failed(self, verb: str, name: str, error: Exception) -> str:
         said = reason_of(error)
-        return f"{self.uri(name)}: cannot {verb} it ({said}); check bucket, credentials and endpoint"
+        return (
+            f"{self.uri(name)}: cannot {verb} it ({said}); check bucket, credentials and endpoint"
+        )
 
 
 def _code(error: Exception) -> str:

@@ -185,7 +185,7 @@ class _Answering(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.forward()
 
-    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815  (http.server's names)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent."""
@@ -232,8 +232,6 @@ class _Answering(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_proxy(
-    upstream: str, *, stripped: frozenset[str] = frozenset()
-) -> Iterator[FaultyProxy]:
+def faulty_proxy(upstream: str, *, stripped: frozenset[str] = frozenset()) -> Iterator[FaultyProxy]:
     with FaultyProxy(upstream, stripped=stripped).running() as proxy:
         yield proxy

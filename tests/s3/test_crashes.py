@@ -19,7 +19,7 @@ from storage.remote import file_system
 from tasks.plan_run import plan_run
 from tests.core.video_factory import write_video
 from tests.s3.checks import check_whole
-from tests.s3.servers import BUCKET, Server, environment, restart, seaweed
+from tests.s3.servers import BUCKET, Server, restart, seaweed
 
 pytestmark = pytest.mark.slow
 NUM_VIDEOS = 40
@@ -33,7 +33,8 @@ from flows.internalize_shard import internalize_shard
 from flows.local_engine import LocalEngine
 config = InternalizeConfig.model_validate_json(sys.argv[1])
 print("at work", flush=True)
-internalize_shard(config, LocalEngine(), run_id=sys.argv[2], shard=int(sys.argv[3]), attempt_id=sys.argv[4])
+place = {"run_id": sys.argv[2], "shard": int(sys.argv[3]), "attempt_id": sys.argv[4]}
+internalize_shard(config, LocalEngine(), **place)
 """
 
 
@@ -126,4 +127,3 @@ def test_kills_and_a_restarted_server_lose_nothing_and_repeat_nothing(
     assert again.plan.num_shards == 0, "the final run left nothing to do"
     left = [name for name in files.find(f"{BUCKET}") if ".tmp" in name]
     assert left == []
-    print(f"{num_kills} kills, one restart of the server, {num_units} units before the final run")

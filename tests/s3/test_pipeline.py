@@ -23,7 +23,6 @@ def test_a_corpus_on_s3_becomes_a_lake_on_s3_and_a_second_run_does_nothing(
     lake = lake_of()
     check_whole(lake, num_segments=NUM_SEGMENTS)
     (reject,) = lake.query("select reason, uri from open_rejects").to_pylist()
-    print(reject)
     assert reject["uri"] == f"{videos}/bad.mp4"
     again = run()
     assert (again.plan.num_shards, again.shards.num_files_read) == (0, 0)

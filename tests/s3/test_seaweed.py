@@ -1,4 +1,4 @@
-"""What moto lets pass, against a real S3 server: conditions, checksums, credentials, large files."""
+"""What moto lets pass, against a real server: conditions, checksums, keys, large files."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ from tests.s3.checks import check_whole
 from tests.s3.faulty_proxy import at_random, faulty_proxy
 from tests.s3.servers import (
     ACCESS_KEY,
-    BUCKET,
     READER_KEY,
     READER_SECRET,
     SECRET_KEY,
