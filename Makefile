@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format docs test test-slow coverage demo bench train model-card clean
+.PHONY: help setup check format docs test test-slow coverage demo bench train model-card composition clean
 
 help:
 	@echo "make demo       install, then run the whole pipeline on generated videos"
@@ -26,6 +26,7 @@ help:
 	@echo "make coverage   the fast tests, and at least 90% of core and storage covered"
 	@echo "make train      train the embedded default from nothing (TRAIN_CONFIG=...)"
 	@echo "make model-card measure the embedded default again and write its model card"
+	@echo "make composition  measure answers over long videos and write docs/composition.md"
 	@echo "make bench      the benchmarks"
 	@echo "make format     ruff format and ruff's safe fixes"
 	@echo "make docs       write docs/catalog.md again from the tables' schemas"
@@ -93,6 +94,9 @@ train: setup
 
 model-card: setup
 	$(BIN)/python -m tasks.model_card --model tiny
+
+composition: setup
+	$(BIN)/python -m tasks.composition_study --model tiny
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.* coverage.xml *.egg-info \

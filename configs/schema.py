@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# Below this the limit could not be told from a damaged file (video2lora_core/memory_limit.py).
+MIN_MEMORY_BYTES = 512 * 1024**2
 MAX_UNIT_SEGMENTS = 64  # a unit is redone whole after a kill, and its rows are one append per table
 
 
@@ -105,6 +107,32 @@ class ModelConfig(_Strict):
     """Segments per device batch, of one or several videos."""
 
 
+class DecodeConfig(_Strict):
+    """How much a video may cost while it is decoded; what goes beyond becomes a reject."""
+
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Child processes that decode for one shard; 0 decodes in the process itself, where nothing can
+    be killed: only the limits on files, frames and lengths hold."""
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for an answer: for 30 s of video, for a GiB of file, more in proportion."""
+    cpu_s: Annotated[float, Field(gt=0)] = 240.0
+    """Most processor time for an answer, in the same proportion."""
+    memory_bytes: Annotated[int, Field(ge=MIN_MEMORY_BYTES)] = 2 * 1024**3
+    """Address space for decoding, beyond what a child has once it is ready; held on Linux only."""
+    max_pixels: Annotated[int, Field(gt=0)] = 139264 * 256
+    """Largest frame, width times height; the default is that of H.264 level 6.2."""
+    max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """Longest video."""
+    max_file_bytes: Annotated[int, Field(gt=0)] = 256 * 1024**3
+    """Largest file."""
+    videos_per_child: Annotated[int, Field(gt=0)] = 256
+    """After so many videos a child is replaced, with whatever its libraries have leaked."""
+    scratch_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
+    """Most disk that a shard takes for copies of remote videos."""
+    ahead_segments: Annotated[int, Field(gt=0)] = 32
+    """Decoded segments that may wait for the device (one of 12 frames of 512 x 512 has 9.4 MB)."""
+
+
 class InternalizeConfig(_Strict):
     """One run: which videos, with which model, into which lake."""
 
@@ -120,8 +148,10 @@ class InternalizeConfig(_Strict):
     """`auto` is `prefect` where a Prefect API is configured, else `local`."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """PyAV is right on every tested format; decord is wrong on HEVC, MPEG-TS and WMV."""
-    stored_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the stored factors."""
+    decode: DecodeConfig = DecodeConfig()
+    """Where and within which limits videos are decoded."""
+    stored_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
+    """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS

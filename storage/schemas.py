@@ -137,7 +137,7 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _opt(
                 "flags",
                 _TEXTS,
-                "oddities: PTS_DISCONTINUITY, RES_CHANGE",
+                "oddities: PTS_DISCONTINUITY, RES_CHANGE, HDR_AS_SDR",
             ),
         ),
     ),

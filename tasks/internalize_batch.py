@@ -1,6 +1,11 @@
-"""One device batch: segments in, each one's adapter or the reason why there is none."""
+"""One device batch: segments in, each one's adapter or the reason why there is none.
+
+An adapter passes the quality gate before its bytes exist: what is not finite, or far from its
+checkpoint's usual norms, becomes a terminal reject and never a row that can be asked.
+"""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +17,7 @@ from storage.schemas import Row
 from tasks.meet_video import Reject
 from tasks.models import LoadedModel
 from tasks.recipe import Recipe
+from video2lora_core import quality
 from video2lora_core.adapter import Adapter, adapter_bytes
 from video2lora_core.errors import Reason
 from video2lora_core.frames import SegmentFrames
@@ -19,7 +25,7 @@ from video2lora_core.internalize import internalize
 
 logger = logging.getLogger(__name__)
 
-StoredDtype = Literal["bfloat16", "float32"]
+StoredDtype = Literal["bfloat16", "float32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +87,11 @@ def _checked(
     stored_dtype: StoredDtype,
     device_s: float,
 ) -> MadeAdapter | Reject:
-    norms = _norms(adapter)
-    if not all(map(torch.isfinite, map(torch.tensor, norms.values()))):
-        return Reject(reason=Reason.NON_FINITE, detail=f"norms of the factors: {norms}")
+    squares = quality.squared_norms(adapter)
+    fault = quality.check(adapter, model.checkpoint.bounds, squares)
+    if fault is not None:
+        reason, detail = fault
+        return Reject(reason=reason, detail=detail)
     data = adapter_bytes(adapter, dtype=getattr(torch, stored_dtype))
     columns = {
         "frame_times_us": list(frames.times_us),
@@ -100,18 +108,14 @@ def _checked(
         "size_bytes": len(data),
         "device": str(model.vlm.device),
         "device_s": device_s,
-        **norms,
+        **_norms(squares),
     }
     return MadeAdapter(data=data, columns=columns)
 
 
-def _norms(adapter: Adapter) -> dict[str, float]:
-    """Frobenius norms of A, of B and of the updates, without building any update."""
-    squares = {"norm_a": 0.0, "norm_b": 0.0, "norm_update": 0.0}
-    for factors in adapter.factors.values():
-        gram_a = factors.a.float() @ factors.a.float().mT
-        gram_b = factors.b.float() @ factors.b.float().mT
-        squares["norm_a"] += float(gram_a.diagonal(dim1=-2, dim2=-1).sum())
-        squares["norm_b"] += float(gram_b.diagonal(dim1=-2, dim2=-1).sum())
-        squares["norm_update"] += adapter.scaling**2 * float((gram_a * gram_b).sum())
-    return {name: max(square, 0.0) ** 0.5 for name, square in squares.items()}
+def _norms(squares: quality.Squares) -> dict[str, float]:
+    """Frobenius norms over all layers and modules."""
+    sums = {"A": 0.0, "B": 0.0, "update": 0.0}
+    for name, by_layer in squares.items():
+        sums[name.rpartition(".")[2]] += float(by_layer.sum())
+    return {f"norm_{what.lower()}": math.sqrt(total) for what, total in sums.items()}

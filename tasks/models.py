@@ -14,6 +14,7 @@ from video2lora_core.checkpoint import (
     WEIGHTS_FILE,
     Checkpoint,
     check_fits,
+    identity_files,
     load_checkpoint,
 )
 from video2lora_core.errors import CheckpointError
@@ -48,6 +49,11 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return _load_once(config.model_dump_json())
 
 
+def forget_model() -> None:
+    """Let the next `load_model` read the files again, because they changed."""
+    _load_once.cache_clear()
+
+
 def prompt_layout(config: ModelConfig) -> PromptLayout:
     """Return the template strings that the config names or holds."""
     return SMOLVLM2 if config.prompt == "smolvlm2" else PromptLayout.from_mapping(config.prompt)
@@ -59,13 +65,14 @@ def pixel_spec(config: ModelConfig) -> PixelSpec:
 
 
 def read_checkpoint_files(directory: Path) -> dict[str, bytes]:
-    """Read a checkpoint's files as they are, unchecked.
+    """Read what a checkpoint's sha256 is of and a lake keeps: its files without bounds, unchecked.
 
     Raises:
         CheckpointError: one of them is not there.
     """
     try:
-        return {name: (directory / name).read_bytes() for name in (DESCRIPTION_FILE, WEIGHTS_FILE)}
+        names = (DESCRIPTION_FILE, WEIGHTS_FILE)
+        return identity_files({name: (directory / name).read_bytes() for name in names})
     except OSError as error:
         raise CheckpointError(
             f"{error.filename}: cannot be read ({error.strerror}); give the directory of a trained "

@@ -13,7 +13,7 @@ from configs.load import load_model_config
 from configs.schema import InternalizeConfig, ModelConfig
 from storage import identity
 from tasks.models import pixel_spec, prompt_layout, read_checkpoint_files
-from video2lora_core.adapter import FORMAT_VERSION
+from video2lora_core.adapter import FORMAT_VERSIONS
 from video2lora_core.checkpoint import checkpoint_sha256
 from video2lora_core.model_files import files_sha256, find_files, require_files
 from video2lora_core.vlm import processor_sha256
@@ -54,7 +54,7 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
     files = identify_model(model)
     segments = model.segments
     content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[config.stored_dtype],
         "model_weights_sha256": files.weights_sha256,
         "tokenizer_sha256": files.tokenizer_sha256,
         "processor_sha256": files.processor_sha256,

@@ -3,7 +3,8 @@
 A stored adapter holds segment factors only and never the bias (it lives with the checkpoint and is
 added once, when an adapter is used). Its bytes are a safetensors file of two stacked tensors per
 target module, `<module>.A` [layer, rank, d_in] and `<module>.B` [layer, rank, d_out], with string
-metadata; equal adapters give equal bytes.
+metadata; equal adapters give equal bytes. Format 1 holds floats. Format 2 holds int8, with each
+tensor's scales beside it as `<module>.A.scale` [layer, rank]; reading gives floats again.
 """
 
 import json
@@ -15,10 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from video2lora_core.errors import AdapterError
+from video2lora_core.int8 import quantise, restore
 from video2lora_core.tensor_file import read_tensor_bytes, tensor_bytes
 
 FORMAT = "video2lora-adapter"
-FORMAT_VERSION = "1"
+_FLOATS, _INT8 = "1", "2"
+FORMAT_VERSIONS = {"bfloat16": _FLOATS, "float32": _FLOATS, "int8": _INT8}
+"""Format version by stored dtype: floats stay readable by whatever read them before int8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,19 +101,18 @@ class AdapterBatch:
 
 
 def adapter_bytes(adapter: Adapter, *, dtype: torch.dtype = torch.bfloat16) -> bytes:
-    """Serialise a segment adapter or a composition without bias.
+    """Serialise a segment adapter or a composition without bias, as floats or as int8.
 
     Raises:
-        AdapterError: the adapter contains the bias.
+        AdapterError: the adapter contains the bias, or numbers that int8 cannot stand for.
     """
     require_no_bias("adapter_bytes", [adapter])
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, factors in adapter.factors.items():
-        tensors[f"{name}.A"] = factors.a.to(dtype)
-        tensors[f"{name}.B"] = factors.b.to(dtype)
+        tensors |= _stored(f"{name}.A", factors.a, dtype) | _stored(f"{name}.B", factors.b, dtype)
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": _INT8 if dtype == torch.int8 else _FLOATS,
         "bias": "excluded",
         "checkpoint_sha256": adapter.checkpoint_sha256,
         "layers": json.dumps(adapter.layers),
@@ -120,7 +123,7 @@ def adapter_bytes(adapter: Adapter, *, dtype: torch.dtype = torch.bfloat16) -> b
 
 
 def adapter_from_bytes(data: bytes) -> Adapter:
-    """Read what `adapter_bytes` wrote.
+    """Read what `adapter_bytes` wrote; int8 becomes float32.
 
     Raises:
         AdapterError: the bytes are no such file, or one of another format version.
@@ -129,12 +132,13 @@ def adapter_from_bytes(data: bytes) -> Adapter:
         tensors, metadata = read_tensor_bytes(data)
     except ValueError as error:
         raise AdapterError(f"adapter_from_bytes: {error}; fetch the adapter again") from error
-    found = (metadata.get("format"), metadata.get("format_version"), metadata.get("bias"))
-    expected = (FORMAT, FORMAT_VERSION, "excluded")
-    if found != expected:
+    version = metadata.get("format_version")
+    found = (metadata.get("format"), version, metadata.get("bias"))
+    if found not in {(FORMAT, known, "excluded") for known in (_FLOATS, _INT8)}:
         raise AdapterError(
-            f"adapter_from_bytes: format, version and bias are {found}, expected {expected}; "
-            "read it with the release that wrote it"
+            f"adapter_from_bytes: format, version and bias are {found}, expected "
+            f"{(FORMAT, f'{_FLOATS} or {_INT8}', 'excluded')}; read it with the release that "
+            "wrote it"
         )
     try:
         layers, scaling = tuple(json.loads(metadata["layers"])), float(metadata["scaling"])
@@ -144,7 +148,7 @@ def adapter_from_bytes(data: bytes) -> Adapter:
             f"adapter_from_bytes: metadata lacks or garbles {error}; fetch the adapter again"
         ) from error
     return Adapter(
-        factors=_paired(tensors),
+        factors=_paired(_restored(tensors) if version == _INT8 else tensors),
         layers=layers,
         scaling=scaling,
         checkpoint_sha256=checkpoint_sha256,
@@ -158,6 +162,35 @@ def require_no_bias(where: str, adapters: Sequence[Adapter]) -> None:
             f"{where}: an adapter contains the bias already, it must be added exactly once; "
             "compose and reduce first, add the bias last"
         )
+
+
+def _stored(name: str, factor: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what stands for a factor in a file."""
+    if dtype != torch.int8:
+        return {name: factor.to(dtype)}
+    try:
+        levels, step = quantise(factor)
+    except ValueError as error:
+        raise AdapterError(
+            f"adapter_bytes: {name}: {error}; check an adapter before it is stored"
+        ) from error
+    return {name: levels, f"{name}.scale": step}
+
+
+def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the floats that a file's int8 tensors and their scales stand for."""
+    levels = {name: t for name, t in tensors.items() if not name.endswith(".scale")}
+    kinds = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    expected = {name: (torch.int8, tuple(t.shape)) for name, t in levels.items()}
+    expected |= {
+        f"{name}.scale": (torch.float32, tuple(t.shape[:-1])) for name, t in levels.items()
+    }
+    if kinds != expected:
+        raise AdapterError(
+            f"adapter_from_bytes: int8 tensors and scales are {kinds}, expected {expected}; fetch "
+            "the adapter again"
+        )
+    return {name: restore(t, tensors[f"{name}.scale"]) for name, t in levels.items()}
 
 
 def _paired(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:

@@ -41,6 +41,8 @@ class Answer:
     """From the prompt's ids to the first new id, injection and vision included; of the batch."""
     prompt_ids: tuple[int, ...]
     """The prompt as the model was given it, without padding."""
+    new_ids: tuple[int, ...] = ()
+    """What was generated before the end token."""
 
 
 def answer(
@@ -111,6 +113,39 @@ def answer_in_context(
         embeddings = place(vlm, input_ids, visual_tokens.repeat(len(prompts), 1, 1))
         rows, first_s = _greedy(vlm, embeddings, attention_mask, max_new_tokens=max_new_tokens)
     return _answers(vlm, prompts, rows, first_s=first_s - started)
+
+
+def answer_logits(
+    vlm: Vlm,
+    questions: Sequence[str],
+    answers: Sequence[Sequence[int]],
+    *,
+    adapters: Sequence[Adapter] | Adapter | None = None,
+) -> list[Float[Tensor, "token vocab"]]:
+    """Return the logits at every token of given answers, the end token included.
+
+    Args:
+        vlm: the answer model.
+        questions: one batch, a question per row.
+        answers: each row's answer, as `Answer.new_ids`.
+        adapters: as for `answer`.
+    """
+    prompts = [query_ids(vlm, question) for question in questions]
+    rows = [[*p, *given] for p, given in zip(prompts, answers, strict=True)]
+    _check_prompts(vlm, rows, 1)
+    _refuse_visual_tokens(vlm, prompts)
+    _check_adapters(adapters, len(prompts))
+    num_kept = max(map(len, answers)) + 2
+    with torch.no_grad(), _injection(vlm, adapters):
+        input_ids, attention_mask = _pad_left(vlm, [[*row, vlm.end_token_id] for row in rows])
+        logits = vlm.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=None if attention_mask is None else _positions(attention_mask),
+            logits_to_keep=num_kept,
+        ).logits
+    # The last position predicts what would follow the end token.
+    return [row[-len(given) - 2 : -1] for row, given in zip(logits, answers, strict=True)]
 
 
 def _greedy(
@@ -201,6 +236,7 @@ def _answers(
             num_new_tokens=len(new_ids),
             time_to_first_token_s=first_s,
             prompt_ids=tuple(prompt),
+            new_ids=tuple(new_ids),
         )
         for prompt, new_ids in zip(prompts, rows, strict=True)
     ]

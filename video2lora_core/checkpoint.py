@@ -1,8 +1,9 @@
 """Checkpoints: a trained hypernetwork as `hypernetwork.safetensors` + `hypernetwork.json`.
 
 The JSON holds the config, the weights' sha256 and `info`: what the hypernetwork was trained for
-and with (the frozen model's weights hash, the internalization prompt, bounds). No pickle. Its
-identity is what `sha256sum hypernetwork.json hypernetwork.safetensors | sha256sum` prints.
+and with (the frozen model's weights hash, the internalization prompt). No pickle. Its identity is
+what `sha256sum hypernetwork.json hypernetwork.safetensors | sha256sum` prints before `bounds`, the
+quality gate's, are added to the JSON: they are not part of it.
 """
 
 import hashlib
@@ -16,9 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from video2lora_core.checkpoint_bounds import (
+    description_bytes,
+    read_bounds,
+    with_bounds,
+    without_bounds,
+)
 from video2lora_core.errors import CheckpointError, ModelMismatchError, UsageError
 from video2lora_core.hypernetwork import Hypernetwork, HypernetworkConfig, TargetModule
 from video2lora_core.inject import decoder_layers, target_linears
+from video2lora_core.quality import QualityBounds
 from video2lora_core.tensor_file import read_tensor_bytes, tensor_bytes
 
 WEIGHTS_FILE = "hypernetwork.safetensors"
@@ -34,9 +42,11 @@ class Checkpoint:
     hypernetwork: Hypernetwork
     """In float32, on the device asked for."""
     sha256: str
-    """Identity of both files; adapters carry it."""
+    """Identity of both files, bounds left out; adapters carry it."""
     info: Mapping[str, Any]
     """What was saved beside the config."""
+    bounds: QualityBounds | None = None
+    """Of its adapters' norms; None until `video2lora calibrate` has learned them."""
 
 
 def save_checkpoint(
@@ -50,10 +60,24 @@ def save_checkpoint(
     files = checkpoint_files(hypernetwork, info=info, dtype=dtype)
     directory.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS_FILE, DESCRIPTION_FILE):
-        partial = directory / f".{name}.{os.getpid()}"
-        partial.write_bytes(files[name])
-        partial.replace(directory / name)
+        _replace(directory / name, files[name])
     return checkpoint_sha256(files)
+
+
+def save_bounds(directory: Path, bounds: QualityBounds) -> None:
+    """Write bounds into a checkpoint's description, atomically; its sha256 stays what it is.
+
+    Raises:
+        CheckpointError: the description cannot be read or written, or was edited by hand.
+    """
+    path = directory / DESCRIPTION_FILE
+    try:
+        _replace(path, with_bounds(path.read_bytes(), bounds, where=str(path)))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); copy the model config and the "
+            "checkpoint to a directory of yours, and calibrate there"
+        ) from error
 
 
 def load_checkpoint(
@@ -95,13 +119,18 @@ def checkpoint_files(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": dict(info),
     }
-    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    return {WEIGHTS_FILE: weights, DESCRIPTION_FILE: text.encode()}
+    return {WEIGHTS_FILE: weights, DESCRIPTION_FILE: description_bytes(description)}
+
+
+def identity_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files as the sha256 sees them, without bounds: what a lake keeps."""
+    return {**files, DESCRIPTION_FILE: without_bounds(files[DESCRIPTION_FILE])}
 
 
 def checkpoint_sha256(files: Mapping[str, bytes]) -> str:
-    """Hash both files: sha256 over the lines `<sha256>  <name>`, names in order."""
-    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
+    """Hash both files without bounds: sha256 over the lines `<sha256>  <name>`, names in order."""
+    hashed = identity_files(files)
+    lines = [f"{hashlib.sha256(hashed[name]).hexdigest()}  {name}\n" for name in sorted(hashed)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -128,7 +157,10 @@ def checkpoint_from_files(
             "read it with the release that wrote it"
         ) from error
     return Checkpoint(
-        hypernetwork=hypernetwork, sha256=checkpoint_sha256(files), info=description["info"]
+        hypernetwork=hypernetwork,
+        sha256=checkpoint_sha256(files),
+        info=description["info"],
+        bounds=read_bounds(description, hypernetwork.config, where=f"{where}/{DESCRIPTION_FILE}"),
     )
 
 
@@ -159,6 +191,12 @@ def check_fits(
             f"check_fits: the model's weights are {weights_sha256}, the checkpoint was trained "
             f"for {trained_for}; use that model"
         )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    partial.replace(path)
 
 
 def _description(data: bytes, where: str) -> dict[str, Any]:

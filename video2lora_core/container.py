@@ -15,7 +15,9 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from video2lora_core.content import file_size
 from video2lora_core.errors import Reason, VideoError
+from video2lora_core.memory_limit import is_exhausted
 
 FORMATS = (
     "mov,matroska,mpegts,mpeg,mpegvideo,avi,asf,flv,ogg,mxf,gif,apng,ivf,obu,nut,h264,hevc,m4v"
@@ -27,40 +29,34 @@ MAX_FRAME_PIXELS = 139264 * 256
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video file for one pass on one thread; yield the container and its video stream.
+
+    `max_pixels` is the limit for width times height, of the stream and of every frame in it.
 
     Raises:
         VideoError: SRC_EMPTY, SRC_NOT_FOUND, SRC_IO, NOT_MEDIA, CORRUPT_CONTAINER,
             NO_VIDEO_STREAM, UNSUPPORTED_CODEC or TOO_LARGE.
     """
-    _check_file(path)
+    if file_size(path) == 0:
+        raise VideoError(Reason.SRC_EMPTY, f"{path.name}: the file has 0 bytes")
     container = _open(path)
     try:
-        stream = _video_stream(container, path)
+        stream = _video_stream(container, path, max_pixels=max_pixels)
         # Two threads cost 22% more processor time: the parallelism is over videos.
         stream.codec_context.thread_count = 1
         # A stream may also grow later: the decoder itself refuses such frames.
-        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        stream.codec_context.options = {"max_pixels": str(max(max_pixels, _padded_pixels(stream)))}
         yield container, stream
     finally:
         container.close()
 
 
-def _check_file(path: Path) -> None:
-    try:
-        # Looked at before it is opened: opening a pipe would wait for a writer.
-        is_file, size_bytes = path.is_file(), path.stat().st_size
-        if is_file:
-            path.open("rb").close()
-    except FileNotFoundError as error:
-        raise VideoError(Reason.SRC_NOT_FOUND, f"{path.name}: there is no such file") from error
-    except OSError as error:
-        raise VideoError(Reason.SRC_IO, f"{path.name}: {error.strerror}") from error
-    if not is_file:
-        raise VideoError(Reason.SRC_IO, f"{path.name}: not a regular file")
-    if size_bytes == 0:
-        raise VideoError(Reason.SRC_EMPTY, f"{path.name}: the file has 0 bytes")
+def _padded_pixels(stream: VideoStream) -> int:
+    """Return the size of the stream's frames as the decoder allocates and counts them."""
+    return (stream.width + -stream.width % 64) * (stream.height + -stream.height % 64)
 
 
 def _open(path: Path) -> InputContainer:
@@ -76,12 +72,14 @@ def _open(path: Path) -> InputContainer:
         detail = f"{path.name}: not a video container that is allowed here"
         raise VideoError(Reason.NOT_MEDIA, detail) from error
     except (FFmpegError, MemoryError) as error:
-        # A corrupt size field asks for terabytes: MemoryError says nothing of the machine's memory.
+        # A corrupt size field asks for gigabytes: MemoryError alone says nothing of real memory.
+        if isinstance(error, MemoryError) and is_exhausted():
+            raise
         detail = f"{path.name}: {type(error).__name__} while opening"
         raise VideoError(Reason.CORRUPT_CONTAINER, detail) from error
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+def _video_stream(container: InputContainer, path: Path, *, max_pixels: int) -> VideoStream:
     streams = [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
     if not streams:
         detail = f"{path.name}: no video stream (cover art is none)"
@@ -89,10 +87,10 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError(Reason.UNSUPPORTED_CODEC, f"{path.name}: no decoder for the video stream")
-    if stream.width * stream.height > MAX_FRAME_PIXELS:
+    if stream.width * stream.height > max_pixels:
         detail = (
             f"{path.name}: frames of {stream.width}x{stream.height} px "
-            f"(expected at most {MAX_FRAME_PIXELS} pixels)"
+            f"(expected at most {max_pixels} pixels)"
         )
         raise VideoError(Reason.TOO_LARGE, detail)
     return stream

@@ -16,6 +16,7 @@ import numpy as np
 from av.video.format import VideoFormat
 from jaxtyping import Float, UInt8
 
+from video2lora_core.container import MAX_FRAME_PIXELS
 from video2lora_core.errors import Reason, UsageError, VideoError
 from video2lora_core.probe import VideoProbe, probe
 from video2lora_core.segment_frames import Damage, DecodedFrame
@@ -24,7 +25,9 @@ REFUSED_CONTAINERS = frozenset({"mpegts", "mpeg", "mpegvideo", "avi", "asf"})
 REFUSED_CODECS = frozenset({"hevc", "wmv1", "wmv2", "wmv3", "vc1"})
 
 
-def decoded_frames(path: Path) -> Generator[DecodedFrame | Damage]:
+def decoded_frames(
+    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS
+) -> Generator[DecodedFrame | Damage]:
     """Give a file's frames in order; a frame is decoded only when its pixels are asked for.
 
     Raises:
@@ -33,7 +36,7 @@ def decoded_frames(path: Path) -> Generator[DecodedFrame | Damage]:
         UsageError: decord is not installed.
     """
     decord = _import_decord()
-    seen = probe(path)
+    seen = probe(path, max_pixels=max_pixels)
     _refuse(seen, path)
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     CORRUPT_FRAMES = "CORRUPT_FRAMES"
     PTS_DISCONTINUITY = "PTS_DISCONTINUITY"
     RES_CHANGE = "RES_CHANGE"
+    HDR_AS_SDR = "HDR_AS_SDR"
     COVERAGE_GAP = "COVERAGE_GAP"
     SPAN_OUTSIDE = "SPAN_OUTSIDE"
     # The decoding child process.
@@ -76,14 +77,16 @@ class Reason(StrEnum):
 class VideoError(Video2LoraError):
     """A video or one of its segments cannot be used.
 
-    `reason` is the code that goes into the rejects table, `detail` the sentence beside it.
+    `reason` is the code that goes into the rejects table, `detail` the sentence beside it, and
+    `video_id` whose bytes they are, where these could be read.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.video_id: str | None = None
 
     def __reduce__(self) -> tuple[type["VideoError"], tuple[Reason, str]]:
-        # Decoding children send their errors through a pipe: pickle must rebuild both arguments.
+        # Pickle would call the class with the one text that the base class was given.
         return type(self), (self.reason, self.detail)

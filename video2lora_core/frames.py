@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from video2lora_core import decord_decoder, pyav_decoder
+from video2lora_core.container import MAX_FRAME_PIXELS
 from video2lora_core.errors import UsageError
 from video2lora_core.picking import pick
 from video2lora_core.probe import VideoProbe, probe
@@ -28,7 +29,7 @@ from video2lora_core.segments import Segment
 
 __all__ = ["DECODERS", "SegmentFrames", "SegmentReject", "VideoProbe", "decode", "probe"]
 
-DECODERS: dict[str, Callable[[Path], Generator[DecodedFrame | Damage]]] = {
+DECODERS: dict[str, Callable[..., Generator[DecodedFrame | Damage]]] = {
     "pyav": pyav_decoder.decoded_frames,
     "decord": decord_decoder.decoded_frames,
 }
@@ -41,12 +42,14 @@ def decode(
     num_frames: int,
     prepare: Prepare,
     decoder: str = "pyav",
+    max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Iterator[SegmentFrames | SegmentReject]:
     """Yield every segment exactly once, in order.
 
     `segments` ascend and do not overlap; they may leave parts of the video out. `prepare` maps a
     uint8 RGB frame [height, width, channel] to uint8 [channel, size, size] and is called once per
-    picked frame. Memory holds the frames of one segment, whatever the video's length.
+    picked frame. Frames of more than `max_pixels` are refused. Memory holds the frames of one
+    segment, whatever the video's length.
 
     Raises:
         VideoError: the video cannot be decoded at all; always before the first segment.
@@ -60,5 +63,5 @@ def decode(
         if after.start_us < before.end_us:
             raise UsageError(f"decode: {after} does not follow {before}; sort the segments")
     if segments:
-        with closing(DECODERS[decoder](path)) as items:
+        with closing(DECODERS[decoder](path, max_pixels=max_pixels)) as items:
             yield from pick(items, segments, num_frames=num_frames, prepare=prepare)

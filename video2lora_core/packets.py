@@ -15,6 +15,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from video2lora_core.memory_limit import is_exhausted
+
 # A demuxer that fails this often without a packet in between has lost the file.
 MAX_READ_FAILURES = 64
 # Nothing but headers lies between their packets; a transport stream would have stuffing there.
@@ -51,7 +53,9 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet |
         except IndexError:
             # PyAV stumbles over a stream that appeared on the way, after it has flushed this one.
             return
-        except FFmpegError:
+        except FFmpegError as error:
+            if isinstance(error, MemoryError) and is_exhausted():
+                raise
             num_failures += 1
             yield Failure(pts=None, duration=None)
             found = container.demux()

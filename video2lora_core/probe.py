@@ -6,7 +6,7 @@ from pathlib import Path
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from video2lora_core.container import open_video
+from video2lora_core.container import MAX_FRAME_PIXELS, open_video
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.packets import Failure, packets
 from video2lora_core.pyav_decoder import (
@@ -48,7 +48,12 @@ class VideoProbe:
     pixel_format: str
 
 
-def probe(path: Path, *, max_duration_us: int = MAX_DURATION_US) -> VideoProbe:
+def probe(
+    path: Path,
+    *,
+    max_duration_us: int = MAX_DURATION_US,
+    max_pixels: int = MAX_FRAME_PIXELS,
+) -> VideoProbe:
     """Open a video and decode its first frame.
 
     The duration is the stream's (less what cannot be decoded before the first key frame of a
@@ -60,7 +65,7 @@ def probe(path: Path, *, max_duration_us: int = MAX_DURATION_US) -> VideoProbe:
             UNSUPPORTED_CODEC), is a STILL_IMAGE, or lasts too long (DURATION_BOGUS) or for a time
             that cannot be found out (DURATION_UNKNOWN).
     """
-    with open_video(path) as (container, stream):
+    with open_video(path, max_pixels=max_pixels) as (container, stream):
         assert stream.time_base is not None
         start = find_start(decoded(container, stream), path)
         claimed_us = _claimed_duration_us(container, stream, origin=start.origin)

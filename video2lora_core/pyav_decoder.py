@@ -19,17 +19,20 @@ import numpy as np
 from av.container import InputContainer
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from video2lora_core.container import open_video
+from video2lora_core.container import MAX_FRAME_PIXELS, open_video
 from video2lora_core.errors import Reason, VideoError
+from video2lora_core.memory_limit import is_exhausted
 from video2lora_core.packets import Failure, packets
 from video2lora_core.segment_frames import Damage, DecodedFrame
 
 # A recording of these may be joined between two key frames: what comes before the first one is no
 # damage. Elsewhere it is; and a damaged key frame is not marked as one.
 JOINABLE_CONTAINERS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+HDR_TRANSFERS = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})  # PQ and HLG
 # After lost packets a decoder gives frames out of order, displaced by one or two.
 REORDER_DEPTH = 4
 
@@ -49,14 +52,16 @@ class Start:
     frame: av.VideoFrame
 
 
-def decoded_frames(path: Path) -> Generator[DecodedFrame | Damage]:
+def decoded_frames(
+    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS
+) -> Generator[DecodedFrame | Damage]:
     """Decode a file from its first to its last frame.
 
     Raises:
         VideoError: the file cannot be opened (see `open_video`) or holds no frame (NO_FRAMES,
             UNSUPPORTED_CODEC); always before the first item.
     """
-    with open_video(path) as (container, stream):
+    with open_video(path, max_pixels=max_pixels) as (container, stream):
         items = decoded(container, stream)
         start = find_start(items, path)
         clock = _Clock(stream, origin=start.origin)
@@ -80,7 +85,9 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
             frames = packet.decode()
         except EndOfFile:
             pass
-        except FFmpegError:
+        except FFmpegError as error:
+            if isinstance(error, MemoryError) and is_exhausted():
+                raise
             is_lost = True
         if is_lost and has_begun and not packet.is_discard:
             yield Failure(pts=packet.pts, duration=packet.duration)
@@ -121,10 +128,15 @@ def usual_duration(stream: VideoStream) -> int:
 
 
 def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel"]:
-    """Convert a frame to RGB, turned as it is meant to be seen: FFmpeg's decoder does not."""
+    """Convert a frame to RGB, turned as it is meant to be seen: FFmpeg's decoder does not.
+
+    Levels stay as they are coded: the brightness of PQ and HLG is not mapped to that of SDR.
+    """
     try:
         # By default a small frame takes 40 times as long: threads are started for each conversion.
         stored = frame.to_ndarray(format="rgb24", threads=1)
+    except MemoryError:
+        raise
     except (FFmpegError, ValueError) as error:
         detail = f"no conversion from {frame.format.name} to RGB"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail) from error
@@ -168,6 +180,7 @@ class _Clock:
             height_px=frame.height,
             is_corrupt=frame.is_corrupt,
             is_key=frame.key_frame,
+            is_hdr=frame.color_trc in HDR_TRANSFERS,
             rgb=partial(upright_rgb, frame),
         )
 

@@ -36,6 +36,7 @@ class DecodedFrame:
         is_corrupt: the decoder says it is damaged.
         is_displaced: it came out after a later one, which only damage nearby explains.
         is_key: it was coded without reference to others.
+        is_hdr: its levels mean brightness by PQ or HLG.
         rgb: converts it, upright, to uint8 [height, width, channel].
     """
 
@@ -47,6 +48,7 @@ class DecodedFrame:
     rgb: Callable[[], np.ndarray]
     is_displaced: bool = False
     is_key: bool = True
+    is_hdr: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +77,7 @@ class SegmentFrames:
         num_unique_frames: how many of them are different frames of the video.
         num_corrupt_frames: damaged frames and undecodable packets in the span (under the limit).
         max_lag_us: the longest time by which a picked frame began before the instant asked for.
-        flags: PTS_DISCONTINUITY and RES_CHANGE, where seen.
+        flags: PTS_DISCONTINUITY, RES_CHANGE and HDR_AS_SDR, where seen.
     """
 
     segment: Segment
@@ -139,6 +141,8 @@ class OpenSegment:
                 self._failure = error
                 return
             self._picked.add(held.frame.t_us)
+            if held.frame.is_hdr:
+                self.flags.add(Reason.HDR_AS_SDR)
             self._max_lag_us = max(self._max_lag_us, t_us - held.frame.t_us)
 
     def count(self, item: DecodedFrame | Damage, *, is_damaged: bool) -> None:

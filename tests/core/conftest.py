@@ -1,5 +1,6 @@
 """The videos of the decoding tests: each is made once per session, when first asked for."""
 
+import io
 import random
 from collections.abc import Callable
 from fractions import Fraction
@@ -8,10 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 from PIL import Image
 
-from tests.core.video_factory import FPS, H264, HEVC, NUM_FRAMES, VP9, picture, write_video
+from tests.core.video_factory import AV1, FPS, H264, HEVC, NUM_FRAMES, VP9, picture, write_video
 
 START_US = 5_000_000
 EVERY_FRAME_US = [index * 1_000_000 // FPS for index in range(NUM_FRAMES)]
@@ -92,6 +95,43 @@ def audio(path: Path, shelf: VideoShelf) -> None:
         target.mux(stream.encode(None))
 
 
+def audio_with_cover(path: Path, shelf: VideoShelf) -> None:
+    image = io.BytesIO()
+    Image.fromarray(picture(5)).save(image, format="JPEG")
+    with av.open(str(path), "w", format="mp4") as target:
+        sound = target.add_stream("aac", rate=16_000, layout="mono")
+        cover = target.add_stream("mjpeg")
+        assert isinstance(cover, VideoStream)
+        cover.width, cover.height, cover.pix_fmt = 96, 96, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        silence = np.zeros((1, 16_000), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.rate = 16_000
+        target.mux(sound.encode(frame))
+        packet = av.Packet(image.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, Fraction(1, 90_000)
+        target.mux(packet)
+        target.mux(sound.encode(None))
+
+
+def begun_by_an_edit_list(path: Path, shelf: VideoShelf) -> None:
+    """Copy base.mp4 from its second key frame (2 s) on, to be shown from frame 26 (3.25 s) on."""
+    options = {"avoid_negative_ts": "disabled"}
+    with (
+        av.open(str(shelf("base.mp4"))) as source,
+        av.open(str(path), "w", container_options=options) as target,
+    ):
+        stored = source.streams.video[0]
+        copied = target.add_stream_from_template(stored)
+        assert stored.time_base is not None
+        for packet in source.demux(stored):
+            if packet.dts is None or packet.pts is None or packet.pts * stored.time_base < 2:
+                continue
+            begin = int(Fraction(26, FPS) / stored.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, copied
+            target.mux(packet)
+
+
 def paused_with_sound(path: Path, shelf: VideoShelf) -> None:
     """Frames of the first and the last 2 s of 8 s, and sound throughout: a recording on hold."""
     rng = np.random.default_rng(0)
@@ -139,6 +179,13 @@ MAKERS: dict[str, Maker] = {
     "hevc.mp4": written(codec="libx265", options=HEVC),
     "tenbit.mp4": written(codec="libx265", options=HEVC, pixel_format="yuv420p10le"),
     "mpeg4.avi": written(codec="mpeg4", options={"bf": "2", "g": "16"}),
+    "opengop.mp4": written(
+        options={"g": "40", "bf": "3", "sc_threshold": "0", "x264-params": "open-gop=1"}
+    ),
+    "av1.mp4": written(codec="libsvtav1", options=AV1),
+    "flv1.flv": written(codec="flv1", options={"g": "16"}),
+    "prores.mov": written(codec="prores_ks", options={}, pixel_format="yuv422p10le"),
+    "h264_422_10.mp4": written(pixel_format="yuv422p10le"),
     "wmv2.wmv": written(codec="wmv2", options={"g": "16"}),
     "start5.mp4": written(times_us=[START_US + t_us for t_us in EVERY_FRAME_US]),
     "start5.mkv": written(times_us=[START_US + t_us for t_us in EVERY_FRAME_US]),
@@ -155,6 +202,15 @@ MAKERS: dict[str, Maker] = {
     ),
     "paused.mkv": paused_with_sound,
     "odd.webm": written(codec="libvpx-vp9", options=VP9, size_px=(97, 95)),
+    "odd444.mp4": written(pixel_format="yuv444p", size_px=(97, 95)),
+    "fps120.mp4": written(fps=120, numbers=range(240)),
+    "editlist.mp4": begun_by_an_edit_list,
+    "pq.mp4": written(
+        codec="libx265", options=HEVC, pixel_format="yuv420p10le", transfer=ColorTrc.SMPTE2084
+    ),
+    "hlg.mp4": written(
+        codec="libx265", options=HEVC, pixel_format="yuv420p10le", transfer=ColorTrc.ARIB_STD_B67
+    ),
     "rotated90.mp4": written(rotation_deg=90, size_px=(128, 96)),
     "rotated270.mp4": written(rotation_deg=-90, size_px=(128, 96)),
     "unrotated.mp4": written(size_px=(128, 96)),
@@ -166,6 +222,9 @@ MAKERS: dict[str, Maker] = {
     "resized.h264": from_bytes(
         lambda shelf: shelf.content("small.h264") + shelf.content("wide.h264")
     ),
+    "small.ts": written(numbers=range(40)),
+    "wide.ts": written(numbers=range(40, 80), size_px=(192, 96)),
+    "reschange.ts": from_bytes(lambda shelf: shelf.content("small.ts") + shelf.content("wide.ts")),
     "joined.ts": from_bytes(_without_first_key),
     "restarted.ts": from_bytes(lambda shelf: shelf.content("base.ts") * 2),
     # An impossible duration in the header: 1e12 ms, and none.
@@ -198,12 +257,14 @@ MAKERS: dict[str, Maker] = {
     "zeros_all.mp4": damaged("faststart.mp4", begin=0.0, end=1.0, zeros=True),
     "noise_all.mp4": damaged("faststart.mp4", begin=0.0, end=1.0),
     "noise.hevc.mp4": damaged("hevc.mp4", begin=0.30, end=0.60),
+    "sprinkled.mp4": from_bytes(lambda shelf: _sprinkled(shelf.content("faststart.mp4"))),
     "corrupt_moov.mp4": from_bytes(
         lambda shelf: _noise_after(shelf.content("faststart.mp4"), b"stts")
     ),
     "unknown_codec.mp4": patched("base.mp4", after=b"stsd", old=b"avc1", new=b"zzz1"),
     # Not videos.
     "audio.mp4": audio,
+    "cover.m4a": audio_with_cover,
     "jpeg.mp4": still("JPEG"),
     "png.mp4": still("PNG"),
     "gif.mp4": still("GIF"),
@@ -222,6 +283,14 @@ MAKERS: dict[str, Maker] = {
 
 def _without(content: bytes, begin: float, end: float) -> bytes:
     return content[: int(begin * len(content))] + content[int(end * len(content)) :]
+
+
+def _sprinkled(content: bytes) -> bytes:
+    """Change one byte in a thousand, all over the frames."""
+    changed, rng = bytearray(content), random.Random(1)
+    for _ in range(len(content) // 1000 + 10):
+        changed[rng.randrange(len(content) // 10, len(content) * 95 // 100)] = rng.randrange(256)
+    return bytes(changed)
 
 
 def _noise_after(content: bytes, box: bytes) -> bytes:

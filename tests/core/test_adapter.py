@@ -1,6 +1,7 @@
 """Adapters and their bytes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -19,6 +20,8 @@ from video2lora_core.compose import stack, with_bias
 from video2lora_core.errors import AdapterError
 from video2lora_core.tensor_file import tensor_bytes
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "adapter_v1"
+
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_what_is_written_reads_back(dtype):
@@ -32,9 +35,29 @@ def test_what_is_written_reads_back(dtype):
         assert torch.equal(read.factors[name].b, factors.b.to(dtype))
 
 
-def test_equal_adapters_give_equal_bytes():
-    written = {adapter_bytes(random_adapter(seed=4)) for _ in range(20)}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_equal_adapters_give_equal_bytes(dtype):
+    written = {adapter_bytes(random_adapter(seed=4), dtype=dtype) for _ in range(20)}
     assert len(written) == 1
+
+
+def counted(*shape, step):
+    """Numbers that bfloat16 holds exactly, the same on every machine."""
+    count = torch.arange(torch.Size(shape).numel()) * step
+    return (count % 97 - 48).reshape(shape) / 16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_adapter_written_before_int8_reads_and_is_still_written_the_same(dtype):
+    written = (GOLDEN / f"{dtype}.safetensors").read_bytes()
+    adapter = adapter_from_bytes(written)
+    assert (adapter.layers, adapter.scaling, adapter.checkpoint_sha256) == ((0, 2), 4.0, SHA256)
+    down, gate = adapter.factors["down_proj"], adapter.factors["gate_proj"]
+    assert torch.equal(down.a.float(), counted(2, 3, 24, step=5))
+    assert torch.equal(down.b.float(), counted(2, 3, 16, step=7))
+    assert torch.equal(gate.a.float(), counted(2, 3, 16, step=11))
+    assert torch.equal(gate.b.float(), counted(2, 3, 24, step=13))
+    assert adapter_bytes(adapter, dtype=getattr(torch, dtype)) == written
 
 
 def test_bytes_are_a_safetensors_file_any_reader_opens(tmp_path):
@@ -78,13 +101,15 @@ def test_truncated_and_foreign_bytes_are_refused():
     for broken in (b"", data[:5], data[:100], data[:-1], b"not safetensors at all, but long"):
         with pytest.raises(AdapterError, match="not a whole safetensors file"):
             adapter_from_bytes(broken)
-    with pytest.raises(AdapterError, match=r"expected \('video2lora-adapter', '1', 'excluded'\)"):
+    with pytest.raises(
+        AdapterError, match=r"expected \('video2lora-adapter', '1 or 2', 'excluded'\)"
+    ):
         adapter_from_bytes(safetensors.torch.save({"x": torch.zeros(1)}))
 
 
 def test_a_future_format_and_unpaired_tensors_are_refused():
     metadata = {"format": "video2lora-adapter", "format_version": "1", "bias": "excluded"}
-    future = tensor_bytes({}, metadata={**metadata, "format_version": "2"})
+    future = tensor_bytes({}, metadata={**metadata, "format_version": "3"})
     with pytest.raises(AdapterError, match="read it with the release that wrote it"):
         adapter_from_bytes(future)
     whole = {**metadata, "layers": "[0]", "scaling": "1.0", "checkpoint_sha256": SHA256}

@@ -8,8 +8,7 @@ import pytest
 
 from tests.core.conftest import VideoShelf
 from tests.core.video_factory import DURATION_US, FPS
-from video2lora_core import container
-from video2lora_core.content import content_id
+from video2lora_core.content import content_id, file_size
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import probe
 
@@ -62,6 +61,7 @@ def test_matroskas_duration_is_counted_from_its_first_frame(videos: VideoShelf):
         ("half.mp4", Reason.NOT_MEDIA),
         ("corrupt_moov.mp4", Reason.CORRUPT_CONTAINER),
         ("audio.mp4", Reason.NO_VIDEO_STREAM),
+        ("cover.m4a", Reason.NO_VIDEO_STREAM),
         ("jpeg.mp4", Reason.STILL_IMAGE),
         ("png.mp4", Reason.STILL_IMAGE),
         ("gif.mp4", Reason.STILL_IMAGE),
@@ -100,17 +100,25 @@ def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path):
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
     assert reason_for(pipe) == Reason.SRC_IO
+    with pytest.raises(VideoError, match="not a regular file"):
+        content_id(pipe)
 
 
 def test_a_video_beyond_the_limit_is_bogus_only_after_its_packets_agree(videos: VideoShelf):
     assert reason_for(videos("base.mp4"), max_duration_us=5_000_000) == Reason.DURATION_BOGUS
 
 
-def test_frames_above_the_limit_are_refused_before_decoding(
-    videos: VideoShelf, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 96 * 96 - 1)
-    assert reason_for(videos("base.mp4")) == Reason.TOO_LARGE
+def test_frames_above_the_limit_are_refused_before_decoding(videos: VideoShelf):
+    assert reason_for(videos("base.mp4"), max_pixels=96 * 96 - 1) == Reason.TOO_LARGE
+    assert probe(videos("base.mp4"), max_pixels=96 * 96).width_px == 96
+
+
+def test_a_file_above_the_limit_is_refused_by_its_size(videos: VideoShelf):
+    path = videos("base.mp4")
+    assert file_size(path, max_bytes=path.stat().st_size) == path.stat().st_size
+    with pytest.raises(VideoError) as caught:
+        file_size(path, max_bytes=path.stat().st_size - 1)
+    assert caught.value.reason == Reason.TOO_LARGE
 
 
 def test_a_name_that_looks_like_a_protocol_is_only_a_name(videos: VideoShelf, tmp_path: Path):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tests.core.conftest import VideoShelf
-from tests.core.video_factory import DURATION_US, FPS, as_stored, read_number
-from video2lora_core import container
+from tests.core.video_factory import DURATION_US, FPS, as_stored, mangled, read_number
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, decode, probe
 from video2lora_core.segments import Segment, tile
@@ -50,6 +49,11 @@ def reasons(found: list[SegmentFrames | SegmentReject]) -> list[Reason | None]:
         "tenbit.mp4",
         "mpeg4.avi",
         "wmv2.wmv",
+        "opengop.mp4",
+        "av1.mp4",
+        "flv1.flv",
+        "prores.mov",
+        "h264_422_10.mp4",
         "start5.mp4",
         "start5.mkv",
         "start5.ts",
@@ -89,6 +93,37 @@ def test_an_odd_size_keeps_every_row_and_column(videos: VideoShelf):
     assert isinstance(outcome, SegmentFrames)
     assert outcome.pixels.shape == (NUM_FRAMES, 3, 95, 97)
     assert numbers(outcome) == [22, 27, 32, 37]
+
+
+def test_an_odd_size_in_full_chroma_keeps_every_row_and_column(videos: VideoShelf):
+    outcome = outcomes(videos("odd444.mp4"))[1]
+    assert isinstance(outcome, SegmentFrames)
+    assert outcome.pixels.shape == (NUM_FRAMES, 3, 95, 97)
+    assert numbers(outcome) == [22, 27, 32, 37]
+
+
+def test_120_frames_a_second_are_followed_by_time(videos: VideoShelf):
+    (outcome,) = outcomes(videos("fps120.mp4"))
+    assert numbers(outcome) == [30, 90, 150, 210]
+
+
+def test_an_edit_list_says_where_a_video_begins(videos: VideoShelf):
+    found = outcomes(videos("editlist.mp4"))
+    assert found[-1].segment.end_us == DURATION_US - 3_250_000
+    for outcome in found:
+        assert isinstance(outcome, SegmentFrames)
+        assert numbers(outcome) == [26 + t_us * FPS // 1_000_000 for t_us in outcome.times_us]
+
+
+@pytest.mark.parametrize("name", ["pq.mp4", "hlg.mp4"])
+def test_high_dynamic_range_is_shown_as_if_it_were_standard_and_flagged(
+    videos: VideoShelf, name: str
+):
+    for hdr, sdr in zip(outcomes(videos(name)), outcomes(videos("tenbit.mp4")), strict=True):
+        assert isinstance(hdr, SegmentFrames)
+        assert isinstance(sdr, SegmentFrames)
+        assert (hdr.flags, sdr.flags) == ((Reason.HDR_AS_SDR,), ())
+        np.testing.assert_array_equal(hdr.pixels, sdr.pixels)
 
 
 def test_one_frame_fills_its_segment_and_says_so(videos: VideoShelf):
@@ -290,29 +325,10 @@ def test_a_mangled_file_gives_every_segment_once_or_a_reason(
             outcomes(path)
 
 
-def mangled(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, overwrite or take out a stretch, or change single bytes."""
-    begin = rng.randrange(len(content))
-    end = min(len(content), begin + rng.randrange(1, 2000))
-    kind = rng.randrange(4)
-    if kind == 0:
-        return content[:begin]
-    if kind == 1:
-        return content[:begin] + content[end:]
-    if kind == 2:
-        return content[:begin] + rng.randbytes(end - begin) + content[end:]
-    changed = bytearray(content)
-    for _ in range(rng.randrange(1, 40)):
-        changed[rng.randrange(len(content))] = rng.randrange(256)
-    return bytes(changed)
-
-
-def test_frames_that_grow_beyond_the_limit_are_not_decoded(
-    videos: VideoShelf, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 128 * 100)
+def test_frames_that_grow_beyond_the_limit_are_not_decoded(videos: VideoShelf):
     segments = tile(DURATION_US, segment_us=SEGMENT_US, min_tail_us=0)
-    found = list(decode(videos("resized.h264"), segments, num_frames=4, prepare=as_stored))
+    small = {"num_frames": 4, "prepare": as_stored, "max_pixels": 128 * 100}
+    found = list(decode(videos("resized.h264"), segments, **small))  # type: ignore[arg-type]
     assert reasons(found)[0] is None
     assert reasons(found)[-1] is not None
 

@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from video2lora_core.shapes_world import World, sample_world
+from video2lora_core.shapes_world.long_world import (
+    NUM_ABSENT,
+    NUM_UNIQUE,
+    ask_long,
+    sample_long_world,
+)
 from video2lora_core.shapes_world.render import RGB, draw, frame_fractions, is_visible, position
-from video2lora_core.shapes_world.video_files import endless_scenes
 from video2lora_core.shapes_world.world import (
     BACKGROUNDS,
     COLOURS,
@@ -235,10 +240,28 @@ def test_scenes_are_drawn_one_after_the_other_with_their_brightness() -> None:
     assert middle == [[207, 41, 41], [207, 41, 41], [243, 49, 49]]
 
 
-def test_endless_scenes_go_on_and_stay_distinct_within_eight() -> None:
-    scenes = endless_scenes(3, 19)
-    assert len(scenes) == 19
-    assert scenes[:16] == endless_scenes(3, 16)
-    for start in (0, 8, 16):
-        pairs = [thing.pair for scene in scenes[start : start + 8] for thing in scene.things]
-        assert len(set(pairs)) == len(pairs)
+@pytest.mark.parametrize("num_scenes", [1, 8, 31])
+def test_a_long_world_is_asked_only_about_what_comes_once_or_never(num_scenes: int) -> None:
+    for seed in range(20):
+        world = sample_long_world(seed, num_scenes=31)
+        assert world == sample_long_world(seed, num_scenes=31)
+        count = Counter(scene.things[0].name for scene in world.scenes)
+        for question in ask_long(world, num_scenes=num_scenes, seed=0):
+            named = [name for name in count if f" {name}" in question.text]
+            if question.scene is None:
+                assert (named, question.answer) == ([], "no")
+            else:
+                (name,) = named
+                assert count[name] == 1
+                assert question.scene < num_scenes
+                thing = world.scenes[question.scene].things[0]
+                assert thing.name == name
+                assert question.answer in ("yes", thing.motion)
+
+
+def test_a_long_world_repeats_what_it_does_not_ask_about() -> None:
+    world = sample_long_world(3, num_scenes=31)
+    count = Counter(scene.things[0].pair for scene in world.scenes)
+    assert sorted(count.values())[:NUM_UNIQUE] == [1] * NUM_UNIQUE
+    assert max(count.values()) > 1
+    assert len(set(SEEN_PAIRS) - set(count)) >= NUM_ABSENT

@@ -9,7 +9,7 @@ import pytest
 from video2lora_core.frames import probe
 from video2lora_core.shapes_world import SCENE_US, World, sample_world
 from video2lora_core.shapes_world.render import draw
-from video2lora_core.shapes_world.video_files import endless_scenes, write_mp4
+from video2lora_core.shapes_world.video_files import write_mp4
 
 FPS = 8
 FRAMES_PER_SCENE = SCENE_US * FPS // 1_000_000
@@ -77,7 +77,13 @@ def test_the_same_arguments_give_the_same_bytes(world: World, tmp_path: Path) ->
 
 
 def test_scenes_without_a_world_can_be_written(tmp_path: Path) -> None:
-    path = write_mp4(endless_scenes(1, 3), tmp_path / "long.mp4", width_px=32, height_px=32, fps=2)
+    path = write_mp4(
+        sample_world(1, num_scenes=3).scenes,
+        tmp_path / "long.mp4",
+        width_px=32,
+        height_px=32,
+        fps=2,
+    )
     assert probe(path).duration_us == 3 * SCENE_US
     assert len(decoded(path)) == 3 * 8
 

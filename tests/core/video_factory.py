@@ -4,12 +4,14 @@ The number is a 16-bit barcode in the top rows (block i is white where bit i is 
 decoder returns tells which frame it took. Damaged files are made from the bytes of good ones.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 FPS = 8
@@ -20,6 +22,7 @@ NUM_BITS = 16
 # A key frame every 2 s, two B-frames; one thread, because the tests share the machine.
 H264 = {"g": "16", "bf": "2", "preset": "veryfast", "sc_threshold": "0"}
 HEVC = {"x265-params": "keyint=16:bframes=2:log-level=none:pools=none", "preset": "ultrafast"}
+AV1 = {"preset": "12", "g": "16", "svtav1-params": "lp=1"}
 VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "16"}
 
 
@@ -61,6 +64,7 @@ def write_video(
     pixel_format: str = "yuv420p",
     rotation_deg: int = 0,
     pixel_aspect: Fraction | None = None,
+    transfer: ColorTrc | None = None,
 ) -> Path:
     """Write a video; `times_us` gives each frame its own time, else they follow at `fps`."""
     target = av.open(
@@ -78,6 +82,8 @@ def write_video(
             stream.set_display_rotation(rotation_deg)
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if transfer is not None:
+            stream.codec_context.color_trc = transfer
         for index, number in enumerate(numbers):
             image = picture(number, width_px=size_px[0], height_px=size_px[1])
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -87,3 +93,20 @@ def write_video(
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
     return path
+
+
+def mangled(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, overwrite or take out a stretch, or change single bytes."""
+    begin = rng.randrange(len(content))
+    end = min(len(content), begin + rng.randrange(1, 2000))
+    kind = rng.randrange(4)
+    if kind == 0:
+        return content[:begin]
+    if kind == 1:
+        return content[:begin] + content[end:]
+    if kind == 2:
+        return content[:begin] + rng.randbytes(end - begin) + content[end:]
+    changed = bytearray(content)
+    for _ in range(rng.randrange(1, 40)):
+        changed[rng.randrange(len(content))] = rng.randrange(256)
+    return bytes(changed)

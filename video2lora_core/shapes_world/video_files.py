@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from video2lora_core.shapes_world.render import draw
-from video2lora_core.shapes_world.world import SCENE_US, Scene, World, sample_world
+from video2lora_core.shapes_world.world import SCENE_US, Scene, World
 
 NOISE_SIGMA = 5.0  # of 255, the grain of a cheap sensor
 
@@ -52,17 +52,6 @@ def write_mp4(
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-def endless_scenes(seed: int, num_scenes: int) -> list[Scene]:
-    """Return scenes for a video of any length.
-
-    (shape, colour) pairs differ within each eight scenes and come again in the next eight.
-    """
-    worlds = [
-        sample_world(seed * 100_003 + block, num_scenes=8) for block in range(-(-num_scenes // 8))
-    ]
-    return [scene for world in worlds for scene in world.scenes][:num_scenes]
 
 
 def _grainy(pictures: torch.Tensor, sigma: float, rng: np.random.Generator) -> np.ndarray:

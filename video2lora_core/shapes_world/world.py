@@ -117,7 +117,7 @@ def sample_world(
             f"{len(pairs)}); ask for fewer scenes or a lower two_things"
         )
     groups = _draw_groups(rng, counts, pairs)
-    return World(seed=seed, scenes=tuple(_draw_scene(rng, group) for group in groups))
+    return World(seed=seed, scenes=tuple(draw_scene(rng, group) for group in groups))
 
 
 def _draw_groups(
@@ -141,7 +141,8 @@ def _deal(deck: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     return group
 
 
-def _draw_scene(rng: random.Random, group: Sequence[tuple[str, str]]) -> Scene:
+def draw_scene(rng: random.Random, group: Sequence[tuple[str, str]]) -> Scene:
+    """Draw a scene that shows these (shape, colour) pairs, one or two."""
     axis = rng.choice(("horizontal", "vertical"))
     lanes = _lanes(rng, len(group))
     return Scene(
