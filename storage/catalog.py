@@ -158,7 +158,10 @@ class Catalog:
             logger.info("%s: another writer created the table", table)
         except (DeltaError, OSError) as error:
             raise CatalogError(_failed("create", table, error)) from error
-        return self._load(table, None)
+        created = self._readable(table)
+        if created is None:
+            raise CatalogError(f"catalog table {table}: it was created and is gone; run again")
+        return created
 
     def _readable(self, table: str, as_of: AsOf | None = None) -> DeltaTable | None:
         try:

@@ -10,8 +10,7 @@ from storage.errors import LakeError, ObjectError, StorageError
 from storage.lake import open_lake
 from storage.remote import file_system
 from storage.s3_objects import S3ObjectStore
-from tests.s3.checks import check_whole
-from tests.s3.faulty_proxy import at_random, faulty_proxy
+from tests.s3.faulty_proxy import faulty_proxy
 from tests.s3.servers import (
     ACCESS_KEY,
     READER_KEY,
@@ -119,23 +118,3 @@ def test_the_probe_accepts_a_careful_store_and_refuses_a_careless_one(
         with pytest.raises(LakeError, match="the store ignores conditional puts"):
             open_lake(f"{root}/lake", create=True, storage_options=options)
         assert file_system(root, options).find(root) == []
-
-
-def test_a_run_through_a_broken_network_loses_nothing(
-    server: Server, run: Any, use: Any, lake_of: Any
-) -> None:
-    with faulty_proxy(server.endpoint) as proxy:
-        use(proxy.endpoint)
-        proxy.plan = at_random(3, rate=0.02)
-        errors = []
-        for _ in range(4):
-            try:
-                run()
-                break
-            except StorageError as error:
-                errors.append(str(error))
-        assert sum(proxy.faults().values()) >= 5
-    assert all("\n" not in error for error in errors)
-    use(server.endpoint)
-    run()
-    check_whole(lake_of(), num_segments=5)
