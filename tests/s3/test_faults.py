@@ -106,9 +106,8 @@ def test_a_store_that_stays_broken_is_given_up_with_one_line(
         assert "cannot read it" in str(failed.value)
 
 
-@pytest.mark.parametrize(
-    ("seed", "rate"), [(1, 0.02), pytest.param(2, 0.08, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "rate"), [(1, 0.1), (2, 0.1)])
 def test_a_run_through_a_broken_network_ends_complete_or_with_an_error_and_a_rerun_completes(
     seed: int,
     rate: float,
