@@ -259,10 +259,10 @@ def _fail(message: str, *, code: int) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    from storage.errors import StorageError
+    from storage.errors import StorageError, without_secrets
     from video2lora_core.errors import Video2LoraError
 
-    text = " ".join(str(error).split())
+    text = " ".join(without_secrets(str(error)).split())
     if isinstance(error, Video2LoraError | StorageError):
         return text
     return f"{type(error).__name__}: {text}; run again with --traceback to see where"

@@ -3,12 +3,14 @@
 An append that carries a transaction (app id, number) is done once, whoever else tries the same: the
 number committed so far is read first (Delta itself accepts the same number twice in a row), the
 append is made against that very snapshot, and where another writer was faster Delta answers
-CommitFailedError and the decision is made anew.
+CommitFailedError and the decision is made anew. On S3 the answer to a commit can be lost after it
+went through; so an append without a transaction gets one of its own, by which it is found again.
 """
 
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -39,6 +41,8 @@ SETTINGS: Final = {
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
+# Faults of the network that one append bears; delta-rs repeats no commit whose answer is lost.
+_FAULTS: Final = 3
 
 T = TypeVar("T")
 AsOf = datetime | Mapping[str, int]
@@ -72,31 +76,40 @@ class Catalog:
         try:
             return DeltaTable.is_deltatable(self._table_uri(table), self._options)
         except (DeltaError, OSError) as error:
-            raise CatalogError(_failed("look for", table, error)) from error
+            where = self._table_uri(table)
+            raise CatalogError(
+                f"{where}: cannot look for it ({reason_of(error)}); check the lake and its rights"
+            ) from error
 
     def append(
         self, table: str, rows: Sequence[Row], *, transaction: tuple[str, int] | None = None
     ) -> bool:
         """Append rows in one commit; return False where the transaction was committed before.
 
+        False may also be said of this very append, where the answer to its commit was lost.
+
         Raises:
             RowError: a row does not fit the table.
             CatalogError: the table cannot be written.
         """
         arrow = rows_to_arrow(table, rows)
+        app_id, number = transaction or (f"once:{uuid.uuid4().hex}", 0)
+        properties = CommitProperties(app_transactions=[Transaction(app_id, number)])
         for attempt in range(_ATTEMPTS):
             handle = self._writable(table)
-            if transaction and self._number(handle, transaction[0]) >= transaction[1]:
-                return False
+            if self._number(handle, app_id) >= number:
+                return transaction is None
             try:
-                self._write(handle, arrow, transaction)
+                self._write(handle, arrow, properties)
             except CommitFailedError:
                 logger.info("%s: another writer was faster, attempt %d", table, attempt + 1)
-                time.sleep(_PAUSE_S * attempt)
             except (DeltaError, OSError) as error:
-                raise CatalogError(_failed("write", table, error)) from error
+                if attempt >= _FAULTS or not is_remote(self._uri):
+                    raise CatalogError(_failed("write", table, error)) from error
+                logger.info("%s: attempt %d failed: %s", table, attempt + 1, reason_of(error))
             else:
                 return True
+            time.sleep(_PAUSE_S * attempt)
         raise CatalogError(f"{table}: {_ATTEMPTS} commits failed; fewer writers, then run again")
 
     def committed(self, table: str, app_id: str) -> int:
@@ -194,7 +207,10 @@ class Catalog:
             logger.info("%s: another writer created the table", table)
         except (DeltaError, OSError) as error:
             raise CatalogError(_failed("create", table, error)) from error
-        return self._load(table, None)
+        created = self._readable(table)
+        if created is None:
+            raise CatalogError(f"catalog table {table}: it was created and is gone; run again")
+        return created
 
     def _readable(self, table: str, as_of: AsOf | None = None) -> DeltaTable | None:
         try:
@@ -229,10 +245,7 @@ class Catalog:
         return -1 if number is None else number
 
     @staticmethod
-    def _write(handle: DeltaTable, arrow: pa.Table, transaction: tuple[str, int] | None) -> None:
-        properties = CommitProperties(
-            app_transactions=[Transaction(*transaction)] if transaction else None
-        )
+    def _write(handle: DeltaTable, arrow: pa.Table, properties: CommitProperties) -> None:
         known = {field.name: field.metadata for field in handle.schema().fields}
         is_wider = bool(set(arrow.column_names) - known.keys())
         arrow = _described_as(arrow, known)

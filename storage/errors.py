@@ -20,12 +20,35 @@ from typing import Final
 # Colours and tree marks that delta-rs puts into its messages.
 _DECORATION: Final = re.compile(r"\x1b\[[0-9;]*m|\u21b3")
 _LONGEST: Final = 300
+# What libraries repeat of a request or its answer: who asked, and how it was signed.
+_SECRETS: Final = (
+    # An S3 error document: its code and message say it, the rest echoes the request.
+    (
+        re.compile(r"(?s)<\?xml.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"),
+        r"\1: \2",
+    ),
+    (
+        re.compile(r"(?s)<Error>.*?<Code>(.*?)</Code>.*?<Message>(.*?)</Message>.*?</Error>"),
+        r"\1: \2",
+    ),
+    (re.compile(r"(\w+://)[^\s/@\"']*:[^\s@\"']*@"), r"\1"),
+    (re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"')]*"), r"\1"),
+    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"), r"\1..."),
+    (re.compile(r"(?i)\b(credential|signature|x-amz-[a-z-]+)=[^\s,&]+"), r"\1=..."),
+)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a library's error says, in one line of bearable length."""
-    words = _DECORATION.sub(" ", str(error)).split()
+    """Return what a library's error says, in one line of bearable length, without any secret."""
+    words = without_secrets(_DECORATION.sub(" ", str(error))).split()
     return " ".join(words)[:_LONGEST] or type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without key ids, signatures and the signed part of URLs."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
 
 
 class StorageError(Exception):

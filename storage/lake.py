@@ -24,7 +24,13 @@ from storage.errors import LakeError
 from storage.identity import canonical_json
 from storage.manifest import Source, refuse_credentials
 from storage.object_store import LocalObjectStore, ObjectStore
-from storage.remote import delta_options, file_system, is_remote
+from storage.remote import (
+    delta_options,
+    file_system,
+    is_remote,
+    live_files,
+    require_credentials,
+)
 from storage.s3_objects import S3ObjectStore
 from storage.schemas import TABLES, Row
 from storage.survey import Survey, SurveyRule
@@ -205,7 +211,9 @@ class Lake:
 
         Raises:
             VideoUnknownError: nothing fits, or several videos do; near matches are listed.
+            CredentialsError: the text is a URI that carries credentials.
         """
+        refuse_credentials(text)
         return lookups.resolve_video(self.catalog, text)
 
     def mark_published(self, run_id: str, payload: Mapping[str, Any]) -> bool:
@@ -273,11 +281,11 @@ def _remote(uri: str, storage_options: Mapping[str, str] | None) -> Lake:
             f"{uri}: no lake can live here; give a directory, or s3://bucket/prefix of letters, "
             "digits and . _ - = +"
         )
-    files = file_system(root, storage_options)
-    objects = S3ObjectStore(root, files)
+    require_credentials(root, storage_options)
+    objects = S3ObjectStore(root, file_system(root, storage_options))
     catalog = Catalog(
         f"{root}/catalog",
         storage_options=delta_options(storage_options),
         before_write=objects.require_conditional_create,
     )
-    return Lake(uri=root, objects=objects, catalog=catalog, filesystem=files)
+    return Lake(uri=root, objects=objects, catalog=catalog, filesystem=live_files(storage_options))

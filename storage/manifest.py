@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  #
 from storage.errors import CredentialsError, ManifestError, reason_of
 from storage.identity import source_id
 from storage.manifest_file import MANIFEST_SUFFIXES, ManifestRow, read_manifest
-from storage.remote import file_system, is_remote
+from storage.remote import file_system, is_remote, require_credentials
 from storage.remote_file import version_token
 from storage.remote_listing import list_files
 
@@ -84,6 +84,7 @@ def list_sources(corpus: str, *, storage_options: Options = None) -> Iterator[So
     """
     refuse_credentials(corpus)
     if is_remote(corpus):
+        require_credentials(corpus, storage_options)
         return _remote_sources(corpus, storage_options)
     path = Path(_local(corpus)).expanduser().absolute()
     if path.is_dir():
@@ -104,9 +105,11 @@ def refuse_credentials(uri: str) -> None:
     if not is_remote(uri):
         return
     parts = urlsplit(uri)
-    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if "@" in parts.netloc or any(_SECRET.fullmatch(name) for name in names):
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    told = parse_qsl(f"{parts.query}&{parts.fragment}", keep_blank_values=True)
+    # A secret may hold a slash, which ends the place where URLs keep a password.
+    is_login = re.match(r"[^/@:\[]*:(?!\d*(/|$))|[^/]*@", uri.partition("://")[2])
+    if is_login or any(_SECRET.fullmatch(name) for name, _ in told):
+        shown = f"{parts.scheme}://..." if is_login else uri.partition("?")[0].partition("#")[0]
         raise CredentialsError(
             f"{shown}: the URI carries credentials; give it without them and put them in the "
             "environment"

@@ -2,6 +2,9 @@
 
 Some stores ignore the condition and would let two writers overwrite each other, so the first write
 of a process proves that a second put of one name fails, and writing is refused where it does not.
+
+A put whose answer is lost is tried again by the client and then fails on its own first try. So each
+put carries a mark of its own, and where the name is taken the mark says whether it was this put.
 """
 
 import threading
@@ -20,6 +23,7 @@ from storage.errors import LakeError, ObjectError, ObjectMissingError, reason_of
 _LOOK_FIRST_BYTES: Final = 8 * 2**20
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.2
+_MARK: Final = "created-by"
 # Without a connection or credentials s3fs lets botocore's own errors through.
 _FAULTS: Final = (OSError, BotoCoreError)
 
@@ -50,7 +54,7 @@ class S3ObjectStore:
         self.require_conditional_create()
         if source.stat().st_size > _LOOK_FIRST_BYTES and self.exists(name):
             return False
-        return self._put(name, source, mode="create")
+        return self._create(name, source)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file to read parts of it, each by a request of its own."""
@@ -65,7 +69,10 @@ class S3ObjectStore:
 
     def refresh(self, name: str, data: bytes) -> None:
         """Put the same content again, which makes it look new."""
-        self._put(name, data, mode="overwrite")
+        try:
+            self._files.pipe_file(self.uri(name), data, mode="overwrite")
+        except _FAULTS as error:
+            raise ObjectError(self._failed("write", name, error)) from error
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
@@ -88,7 +95,11 @@ class S3ObjectStore:
     def names(self, folder: str) -> Iterator[str]:
         """List the files below a folder."""
         prefix = self._root.partition("://")[2] + "/"
-        for path in sorted(self._files.find(self.uri(folder))):
+        try:
+            found = sorted(self._files.find(self.uri(folder)))
+        except _FAULTS as error:
+            raise ObjectError(self._failed("list", folder, error)) from error
+        for path in found:
             yield path.removeprefix(prefix)
 
     def delete(self, name: str) -> None:
@@ -119,17 +130,18 @@ class S3ObjectStore:
                 )
             self._is_proven = True
 
-    def _create(self, name: str, data: bytes) -> bool:
-        return self._put(name, data, mode="create")
-
-    def _put(self, name: str, data: bytes | Path, *, mode: str) -> bool:
+    def _create(self, name: str, data: bytes | Path) -> bool:
+        mark = uuid.uuid4().hex
+        options = {"mode": "create", "Metadata": {_MARK: mark}}
         for attempt in range(_ATTEMPTS):
             try:
                 if isinstance(data, Path):
-                    self._files.put_file(str(data), self.uri(name), mode=mode)
+                    self._files.put_file(str(data), self.uri(name), **options)
                 else:
-                    self._files.pipe_file(self.uri(name), data, mode=mode)
+                    self._files.pipe_file(self.uri(name), data, **options)
             except _FAULTS as error:
+                if self._is_marked(name, mark, error):
+                    return True
                 if _code(error) == "PreconditionFailed" or isinstance(error, FileExistsError):
                     return False
                 if _code(error) != "ConditionalRequestConflict":
@@ -139,9 +151,19 @@ class S3ObjectStore:
                 return True
         raise ObjectError(f"{self.uri(name)}: another writer holds it; run again")
 
+    def _is_marked(self, name: str, mark: str, put_error: Exception) -> bool:
+        try:
+            return bool(self._files.metadata(self.uri(name)).get(_MARK) == mark)
+        except FileNotFoundError:
+            return False
+        except _FAULTS as error:
+            raise ObjectError(self._failed("write", name, put_error)) from error
+
     def _failed(self, verb: str, name: str, error: Exception) -> str:
         said = reason_of(error)
-        return f"{self.uri(name)}: cannot {verb} it ({said}); check credentials and endpoint"
+        return (
+            f"{self.uri(name)}: cannot {verb} it ({said}); check bucket, credentials and endpoint"
+        )
 
 
 def _code(error: Exception) -> str:

@@ -1,9 +1,5 @@
 """A lake on S3, against a server on the loopback interface."""
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,41 +18,15 @@ from storage.lake import Lake, open_lake
 from storage.manifest import list_sources
 from storage.remote import delta_options, file_system
 from storage.s3_objects import S3ObjectStore
+from tests.s3.servers import BUCKET, environment, moto
 
 Commit = Callable[..., str]
-BUCKET = "video-lakes"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"no server on port {port}")
 
 
 @pytest.fixture(scope="module")
 def options() -> Iterator[dict[str, str]]:
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as server:
-        try:
-            wait_for(port)
-            options = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-            options["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
-            file_system("s3://", options).mkdir(BUCKET)
-            yield options
-        finally:
-            server.terminate()
+    with moto() as server:
+        yield environment(server.endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +60,10 @@ def test_the_slower_of_two_writers_notices(s3_lake: Lake, options: dict[str, str
     rival = open_lake(s3_lake.uri, storage_options=options)
 
     class Overtaken(Catalog):
-        def _write(self, handle: Any, arrow: Any, transaction: Any) -> None:  # type: ignore[override]
+        def _write(self, handle: Any, arrow: Any, properties: Any) -> None:  # type: ignore[override]
             if rival.catalog.committed("tombstones", "app") < 0:
                 rival.append("tombstones", [row], transaction=("app", 0))
-            Catalog._write(handle, arrow, transaction)
+            Catalog._write(handle, arrow, properties)
 
     slow = Overtaken(f"{s3_lake.uri}/catalog", storage_options=delta_options(options))
     assert not slow.append("tombstones", [row], transaction=("app", 0))
@@ -139,8 +109,8 @@ class Careless:
     def __init__(self, files: Any) -> None:
         self.files = files
 
-    def pipe_file(self, path: str, data: bytes, mode: str) -> None:
-        self.files.pipe_file(path, data, mode="overwrite")
+    def pipe_file(self, path: str, data: bytes, mode: str, **settings: Any) -> None:
+        self.files.pipe_file(path, data, mode="overwrite", **settings)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.files, name)
@@ -166,13 +136,13 @@ class Contested(Careless):
 
     num_conflicts = 2
 
-    def pipe_file(self, path: str, data: bytes, mode: str) -> None:
+    def pipe_file(self, path: str, data: bytes, mode: str, **settings: Any) -> None:
         if self.num_conflicts:
             self.num_conflicts -= 1
             cause = OSError()
             cause.response = {"Error": {"Code": "ConditionalRequestConflict"}}  # type: ignore[attr-defined]
             raise OSError(22, "conflict") from cause
-        self.files.pipe_file(path, data, mode=mode)
+        self.files.pipe_file(path, data, mode=mode, **settings)
 
 
 def test_a_conflict_is_tried_again_and_not_for_ever(options: dict[str, str]) -> None:
