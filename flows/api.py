@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a query needs none of it
     from tasks.pick_adapters import Picked
     from video2lora_core.adapter import Adapter
     from video2lora_core.answer import Answer
+    from video2lora_core.routing import RoutedAnswer
 
 
 def open_lake(uri: str, *, model: str = "tiny", allow_random: bool = False) -> "OpenLake":
@@ -212,11 +213,13 @@ class OpenLake:
         start_s: float | None = None,
         end_s: float | None = None,
         adapter: "Adapter | None" = None,
+        strategy: str | None = None,
         max_new_tokens: int = 32,
     ) -> "Answer":
         """Answer a question from a video's adapters, or from an adapter composed before.
 
-        The prompt is text alone: `num_visual_tokens` of the answer is always 0.
+        The prompt is text alone: `num_visual_tokens` of the answer is always 0. `strategy` is
+        `answer_picked`'s.
 
         Raises:
             PromptError: the question is empty or holds special tokens.
@@ -226,8 +229,51 @@ class OpenLake:
         if (video is None) == (adapter is None):
             raise UsageError("ask: give either `video` or `adapter`, one of them")
         if adapter is None:
-            adapter = self.adapter(video or "", start_s=start_s, end_s=end_s)
+            picked = self.pick(video or "", start_s=start_s, end_s=end_s)
+            found = self.answer_picked(
+                question, picked, strategy=strategy, max_new_tokens=max_new_tokens
+            )
+            return found.answer
         return answer_questions(self.model, [question], adapter, max_new_tokens=max_new_tokens)[0]
+
+    def answer_picked(
+        self,
+        question: str,
+        picked: "Picked",
+        *,
+        strategy: str | None = None,
+        max_new_tokens: int = 32,
+    ) -> "RoutedAnswer":
+        """Answer from what `pick` found, and say which of it answered.
+
+        Args:
+            question: the question.
+            picked: a video's adapters, or a stored composition.
+            strategy: `compose` sums all, `route` asks the segment that the question is most
+                about, `route-compose` (the default of a video) sums the few most relevant. A
+                stored composition is always the sum that it is.
+            max_new_tokens: longest answer.
+        """
+        from tasks.answer_questions import answer_over_segments
+        from tasks.compose_adapters import fetch_adapters
+        from tasks.members import require_fitting
+        from tasks.recipe import identify_model
+        from video2lora_core.routing import DEFAULT_STRATEGY, RoutedAnswer
+
+        if picked.composition_id is not None:
+            given = self.ask(
+                question, adapter=self.compose(picked.ids), max_new_tokens=max_new_tokens
+            )
+            return RoutedAnswer(answer=given, chosen=tuple(range(len(picked.rows))), relevance=None)
+        members = self.members(picked.ids)
+        require_fitting(members.rows, identify_model(self.config))
+        return answer_over_segments(
+            self.model,
+            question,
+            fetch_adapters(self.lake, members.parts),
+            strategy=strategy or DEFAULT_STRATEGY,
+            max_new_tokens=max_new_tokens,
+        )
 
     def _selected(self, sql: str) -> list[str]:
         found = self.lake.query(sql)

@@ -124,6 +124,7 @@ def internalize(
     epilog=examples(
         "video2lora ask street.mp4 'What colour is the car?' --lake my-lake",
         "video2lora ask 3fa9c1 'What happens?' --from 00:10 --to 00:20 --lake my-lake -v",
+        "video2lora ask long.mp4 'Is there a red ball?' --lake my-lake --strategy route -v",
         "video2lora ask composition:3fa9c1d2 'What happens?' --lake my-lake",
     )
 )
@@ -141,6 +142,14 @@ def ask(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="End of the span.")] = None,
     model: Model = "tiny",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy",
+            help="Which segments answer: compose (all, summed), route (the one that the question is"
+            " about) or route-compose (the few that it is about, the default).",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show segments, tokens and time.")
@@ -150,7 +159,8 @@ def ask(
 ) -> None:
     """Answer a question about a video from its adapters alone.
 
-    Without a span the whole video is composed; with one, only the segments that it meets.
+    Without a span the whole video may answer; with one, only the segments that it meets. Of many
+    segments those answer that the question is about: see --strategy.
     """
     from flows.api import open_lake
     from flows.clock import parse_time_us
@@ -162,8 +172,7 @@ def ask(
         start_s=parse_time_us(start) / 1e6 if start else None,
         end_s=parse_time_us(end) / 1e6 if end else None,
     )
-    adapter = opened.compose(picked.ids)
-    found = opened.ask(question, adapter=adapter, max_new_tokens=max_new_tokens)
+    found = opened.answer_picked(question, picked, strategy=strategy, max_new_tokens=max_new_tokens)
     show_answer(found, picked, is_verbose=verbose, as_json=as_json)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     from tasks.progress import Event
     from tasks.summary import RunSummary
     from tasks.verify_export import Verified
-    from video2lora_core.answer import Answer
+    from video2lora_core.routing import RoutedAnswer
 
 _PIPE_WIDTH = 240
 _PIPE_PAUSE_S = 10.0
@@ -123,9 +123,13 @@ def show_run(summary: "RunSummary", *, lake: str, as_json: bool) -> None:
         console.print(f"catalog: {summary.published.catalog}")
 
 
-def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json: bool) -> None:
-    """Print an answer, and where asked what it came from."""
-    spans = [(row["start_us"] / 1e6, row["end_us"] / 1e6) for row in picked.rows]
+def show_answer(
+    found: "RoutedAnswer", picked: "Picked", *, is_verbose: bool, as_json: bool
+) -> None:
+    """Print an answer, and where asked which segments it came from."""
+    answer = found.answer
+    rows = [picked.rows[place] for place in found.chosen]
+    spans = [(row["start_us"] / 1e6, row["end_us"] / 1e6) for row in rows]
     video_id = picked.video_id
     figures = {
         "num_prompt_tokens": answer.num_prompt_tokens,
@@ -134,17 +138,18 @@ def show_answer(answer: "Answer", picked: "Picked", *, is_verbose: bool, as_json
         "time_to_first_token_s": answer.time_to_first_token_s,
     }
     if as_json:
-        document = {"answer": answer.text, "video_id": video_id, "segments_s": spans, **figures}
+        of_segments = {"segments_s": spans, "num_segments": len(picked.rows)}
+        document = {"answer": answer.text, "video_id": video_id, **of_segments, **figures}
         sys.stdout.write(json.dumps(document) + "\n")
         return
     console = make_console()
     console.print(answer.text, markup=False)
     if is_verbose:
         shown = ", ".join(
-            f"{show_time(row['start_us'])}-{show_time(row['end_us'])}" for row in picked.rows
+            f"{show_time(row['start_us'])}-{show_time(row['end_us'])}" for row in rows
         )
         console.print(f"  video          {video_id[:12]}")
-        console.print(f"  segments       {len(spans)}: {shown}")
+        console.print(f"  segments       {len(spans)} of {len(picked.rows)}: {shown}")
         console.print(f"  prompt tokens  {answer.num_prompt_tokens}")
         console.print(f"  visual tokens  {answer.num_visual_tokens}")
         console.print(f"  first token    {answer.time_to_first_token_s * 1000:.1f} ms")

@@ -1,4 +1,4 @@
-"""Answer from an adapter: add the bias once, ask."""
+"""Answer from adapters: add the bias once, ask; over many segments, let the question choose."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ from tasks.models import LoadedModel
 from video2lora_core import answer, compose
 from video2lora_core.adapter import Adapter
 from video2lora_core.answer import Answer
+from video2lora_core.routing import DEFAULT_STRATEGY, RoutedAnswer, answer_routed
 
 
 def ready(model: LoadedModel, adapter: Adapter) -> Adapter:
@@ -26,3 +27,23 @@ def answer_questions(
 ) -> list[Answer]:
     """Ask questions that all use one adapter; None asks the model blind."""
     return answer.answer(model.vlm, questions, adapters=adapter, max_new_tokens=max_new_tokens)
+
+
+def answer_over_segments(
+    model: LoadedModel,
+    question: str,
+    segments: Sequence[Adapter],
+    *,
+    strategy: str = DEFAULT_STRATEGY,
+    max_new_tokens: int = 32,
+) -> RoutedAnswer:
+    """Ask one question of a video's segments; a strategy says which of them answer."""
+    device = model.vlm.device
+    return answer_routed(
+        model.vlm,
+        question,
+        [segment.to(device=device) for segment in segments],
+        bias=model.bias(),
+        strategy=strategy,
+        max_new_tokens=max_new_tokens,
+    )

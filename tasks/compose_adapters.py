@@ -130,8 +130,12 @@ def save_composition(lake: Lake, composed: Composed) -> Row:
 
 def fetch_sum(lake: Lake, parts: Sequence[Part]) -> Adapter:
     """Fetch files and sum their updates."""
-    adapters = [adapter_from_bytes(lake.adapters.get(part.file_sha256)) for part in parts]
-    return concat(adapters, coefficients=[part.coefficient for part in parts])
+    return concat(fetch_adapters(lake, parts), coefficients=[part.coefficient for part in parts])
+
+
+def fetch_adapters(lake: Lake, parts: Sequence[Part]) -> list[Adapter]:
+    """Fetch files, without their coefficients."""
+    return [adapter_from_bytes(lake.adapters.get(part.file_sha256)) for part in parts]
 
 
 def _reduced(

@@ -84,6 +84,27 @@ def test_any_set_of_adapters_composes_by_sql(opened: OpenLake) -> None:
     assert opened.ask(QUESTION, adapter=adapter, max_new_tokens=2).num_visual_tokens == 0
 
 
+def test_the_question_chooses_which_segments_answer(opened: OpenLake) -> None:
+    picked = opened.pick("long.mp4")
+    found = opened.answer_picked(QUESTION, picked, strategy="route", max_new_tokens=4)
+    assert found.relevance is not None
+    assert found.chosen == (max(range(3), key=lambda place: found.relevance[place]),)
+    alone = opened.compose([picked.ids[found.chosen[0]]])
+    assert found.answer.text == opened.ask(QUESTION, adapter=alone, max_new_tokens=4).text
+
+
+def test_few_segments_are_all_summed_whatever_the_question(opened: OpenLake) -> None:
+    found = opened.answer_picked(QUESTION, opened.pick("long.mp4"), max_new_tokens=4)
+    summed = opened.ask(QUESTION, adapter=opened.adapter("long.mp4"), max_new_tokens=4)
+    assert found.chosen == (0, 1, 2)
+    assert found.answer.text == summed.text
+
+
+def test_an_unknown_strategy_is_refused_by_name(opened: OpenLake) -> None:
+    with pytest.raises(UsageError, match="expected one of compose, route, route-compose"):
+        opened.ask(QUESTION, video="long.mp4", strategy="guess")
+
+
 def test_an_adapter_changes_the_answer_model_only_while_it_answers(opened: OpenLake) -> None:
     blind = opened.ask(QUESTION, video="short.mp4", max_new_tokens=8).text
     assert opened.ask(QUESTION, video="short.mp4", max_new_tokens=8).text == blind

@@ -9,7 +9,6 @@ import pytest
 from configs.schema import InternalizeConfig
 from flows.api import open_lake
 from storage.errors import AdapterIntegrityError
-from tasks.answer_questions import fetch_composition
 from tasks.internalize_batch import StoredDtype
 from tasks.recipe import make_recipe
 from tasks.summary import RunSummary
@@ -73,7 +72,7 @@ def test_a_flipped_byte_is_caught_wherever_it_stands_and_however_it_is_read(
             lambda: opened.compose([sha256]),
             lambda: opened.adapter("long.mp4"),
             lambda: opened.ask(QUESTION, video="long.mp4"),
-            lambda: fetch_composition(opened.lake, opened.model, [sha256]),
+            lambda: opened.compose([sha256]),
         ):
             with pytest.raises(AdapterIntegrityError, match="its bytes have changed"):
                 read()
