@@ -30,6 +30,10 @@ _ENVIRONMENT = {
 }
 
 
+# It reads files that strangers wrote and needs nobody's credentials.
+_KEPT_FROM_CHILDREN = ("AWS_", "PREFECT_", "HF_TOKEN")
+
+
 class ChildStartError(RuntimeError):
     """A decoding child could not be started: the machine is at fault, not a video."""
 
@@ -121,6 +125,15 @@ class ChildProcess:
         return VideoError(Reason.DECODE_CRASH, f"the child was ended by {name}")
 
 
+def _environment() -> dict[str, str]:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_KEPT_FROM_CHILDREN)
+    }
+    return {**inherited, **_ENVIRONMENT}
+
+
 def _spawn(program: str, pipe_fd: int) -> subprocess.Popen[bytes]:
     boot = _BOOT.format(path=sys.path, program=program)
     return subprocess.Popen(
@@ -129,6 +142,6 @@ def _spawn(program: str, pipe_fd: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=[pipe_fd],
-        env={**os.environ, **_ENVIRONMENT},
+        env=_environment(),
         process_group=0,  # Ctrl-C is for the parent, which then ends its children
     )

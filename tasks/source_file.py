@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Self
 
+from storage.errors import reason_of
 from storage.manifest import Source
 from storage.remote import is_remote
 from storage.remote_file import FileChangedError, fetch
@@ -54,7 +55,7 @@ class SourceFile:
             except FileNotFoundError:
                 raise VideoError(Reason.SRC_NOT_FOUND, f"{name}: there is no such file") from None
             except OSError as error:
-                raise VideoError(Reason.SRC_IO, f"{name}: {error}") from error
+                raise VideoError(Reason.SRC_IO, f"{name}: {reason_of(error)}") from error
         return self._path
 
     def _in_place(self) -> Path:

@@ -169,3 +169,14 @@ def test_a_child_holds_no_file_but_its_pipe_and_loads_no_model(
         assert library not in maps
     environment = (directory / "environ").read_text().split("\0")
     assert {"OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1", "CUDA_VISIBLE_DEVICES="} <= set(environment)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_a_child_is_told_no_credentials(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "not-for-children")
+    with make(DecodingChild) as child:
+        child.meet(whole, is_hashed=True)
+        environment = Path(f"/proc/{child.pid}/environ").read_bytes()
+    assert b"OMP_NUM_THREADS=1" in environment
+    assert b"not-for-children" not in environment
