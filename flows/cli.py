@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import CommandInfo
 
 from flows import cli_adapters, cli_corpus, cli_maintenance, cli_models
 from flows.cli_app import AllowRandom, Json, Lake, Model, app, examples
 
 # Importing them is what makes their commands part of `app`.
 COMMANDS = (cli_adapters, cli_corpus, cli_maintenance, cli_models)
+FIRST = ("demo", "internalize", "ask", "sql", "plan")
 
 
 def main() -> None:
@@ -276,6 +278,14 @@ def _one_line(error: Exception) -> str:
         return text
     return f"{type(error).__name__}: {text}; run again with --traceback to see where"
 
+
+def _place(command: CommandInfo) -> int:
+    """What a newcomer needs stands at the top of --help; the rest keeps its order."""
+    name = command.callback.__name__ if command.callback else ""
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+app.registered_commands.sort(key=_place)
 
 if __name__ == "__main__":
     main()

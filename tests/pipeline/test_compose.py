@@ -192,9 +192,7 @@ def test_adapters_of_two_checkpoints_are_never_composed(
         opened.members(sql="select adapter_sha256 from adapters_latest")
 
 
-def test_adapters_of_random_weights_are_refused_unless_allowed(
-    opened: OpenLake, model: str
-) -> None:
+def test_adapters_of_random_weights_are_refused_unless_allowed(opened: OpenLake) -> None:
     [row] = opened.lake.catalog.read(
         "adapters", where=pc.field("adapter_sha256") == adapter_ids(opened)[0]
     ).to_pylist()
@@ -207,7 +205,7 @@ def test_adapters_of_random_weights_are_refused_unless_allowed(
     ):
         with pytest.raises(ModelMismatchError, match="random weights"):
             refused()
-    allowed = open_lake(opened.lake.uri, model=model, allow_random=True)
+    allowed = OpenLake(opened.lake, opened.config, allow_random=True)
     assert allowed.pick(row["video_id"]).rows
 
 

@@ -272,6 +272,8 @@ class PagedStore:
 
 def test_an_s3_prefix_is_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     store = PagedStore(10)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     monkeypatch.setattr("storage.manifest.file_system", lambda *_: store)
     stream = list_sources("s3://team/videos/")
     assert store.num_pages == 1
