@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import SmolVLMForConditionalGeneration
 
+from tests.core.golden_files import load_parts
 from tests.core.tiny_vlm import COMPACT, PIXELS, load_tiny_vlm, write_tiny_vlm
 from video2lora_core.adapter import Adapter, Factors
 from video2lora_core.encoder import Consume, look, place, stream_blocks, stream_features
@@ -164,7 +165,7 @@ def test_frames_to_factors_equal_the_references_end_to_end(golden_vlm: Vlm):
         num_cross_blocks=3,
     )
     hypernetwork = Hypernetwork(config)
-    hypernetwork.load_state_dict(load_file(GOLDEN.parent / "hyper_down/hypernet.safetensors"))
+    hypernetwork.load_state_dict(load_parts("hyper_down/hypernet"))
     made: list[LayerFactors] = []
     golden_stream(
         golden_vlm,

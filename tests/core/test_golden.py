@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, SmolVLMForConditionalGeneration
 
+from tests.core.golden_files import load_parts, released_checkpoint
 from video2lora_core.adapter import Adapter, AdapterBatch, Factors
 from video2lora_core.compose import batch_from_factors, concat, stack, with_bias
 from video2lora_core.hypernetwork import Hypernetwork, HypernetworkConfig, TargetModule
@@ -38,7 +39,7 @@ def load_strictly(config, state):
 
 @pytest.fixture(scope="module")
 def hypernetwork():
-    return load_strictly(golden_config(), load_file(GOLDEN / "hyper_down/hypernet.safetensors"))
+    return load_strictly(golden_config(), load_parts("hyper_down/hypernet"))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def segment(raw, index):
 def model():
     config = AutoConfig.from_pretrained(GOLDEN / "vlm_tiny")
     made = SmolVLMForConditionalGeneration(config)
-    made.load_state_dict(load_file(GOLDEN / "vlm_tiny/model.safetensors"), strict=True)
+    made.load_state_dict(load_parts("vlm_tiny/model"), strict=True)
     return made.eval().requires_grad_(False)
 
 
@@ -163,7 +164,7 @@ def tensors_of_released_pickle(path):
 
 def test_a_checkpoint_of_the_released_format_gives_the_references_factors():
     golden = load_file(GOLDEN / "checkpoint_tiny/io.safetensors")
-    state = tensors_of_released_pickle(GOLDEN / "checkpoint_tiny/step-000001.pt")
+    state = tensors_of_released_pickle(released_checkpoint())
     hypernetwork = load_strictly(golden_config(d_latent=8, num_cross_blocks=1), state)
     factors = hypernetwork(golden["features"], golden["attention_mask"])[MODULE]
     assert_golden(factors.a, golden["raw.down_proj.A"])

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.core.golden_files import released_checkpoint
 from tests.core.released_factory import program_of, rewritten
 from video2lora_core.errors import CheckpointError
 from video2lora_core.released_archive import read_released_archive
 
-GOLDEN = Path(__file__).parents[1] / "golden/checkpoint_tiny/step-000001.pt"
+GOLDEN = released_checkpoint()
 
 
 class Calls:

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, SmolVLMForConditionalGeneration
 
 from tests.core.adapter_factory import DOWN, QUERY, config_of, random_hypernetwork
+from tests.core.golden_files import load_parts, released_checkpoint
 from tests.core.released_factory import write_released
 from tests.core.test_golden import (
     GOLDEN,
@@ -28,7 +29,7 @@ MODULE = "down_proj"
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory):
     """The golden checkpoint after the whole way: pickle, our files, and read again."""
-    released = read_released_checkpoint(TINY / "step-000001.pt")
+    released = read_released_checkpoint(released_checkpoint())
     directory = tmp_path_factory.mktemp("imported")
     save_checkpoint(directory, released.hypernetwork, info={})
     return load_checkpoint(directory)
@@ -40,7 +41,7 @@ def golden():
 
 
 def test_the_golden_checkpoint_says_what_it_is():
-    released = read_released_checkpoint(TINY / "step-000001.pt")
+    released = read_released_checkpoint(released_checkpoint())
     config = released.hypernetwork.config
     assert (config.scaling, config.rank, config.d_latent, config.d_model) == (16.0, 4, 8, 64)
     assert (config.layers, config.modules[0].name) == ((0, 1, 2, 3), MODULE)
@@ -113,7 +114,7 @@ def test_another_imported_checkpoint_gives_the_references_logits(tmp_path, tag, 
     With the reference's own factors all logits agree to 2e-5 (test_golden); with ours, which differ
     in their last bits, 4 of the 3,840 of n1_2 are up to 3.5e-5 away.
     """
-    given = load_strictly(golden_config(), load_file(GOLDEN / "hyper_down/hypernet.safetensors"))
+    given = load_strictly(golden_config(), load_parts("hyper_down/hypernet"))
     read = read_released_checkpoint(write_released(tmp_path / "down.pt", given)).hypernetwork
     io = load_file(GOLDEN / "hyper_down/io.safetensors")
     composed = batch_from_factors(
@@ -140,7 +141,7 @@ def test_another_imported_checkpoint_gives_the_references_logits(tmp_path, tag, 
 
 def tiny_model():
     model = SmolVLMForConditionalGeneration(AutoConfig.from_pretrained(GOLDEN / "vlm_tiny"))
-    model.load_state_dict(load_file(GOLDEN / "vlm_tiny/model.safetensors"), strict=True)
+    model.load_state_dict(load_parts("vlm_tiny/model"), strict=True)
     return model.double().eval().requires_grad_(False)  # the order of sums alone is 2e-5 in fp32
 
 

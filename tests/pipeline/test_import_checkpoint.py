@@ -11,12 +11,13 @@ import torch
 
 from tasks.import_checkpoint import import_checkpoint
 from tests.core.adapter_factory import config_of, random_hypernetwork
+from tests.core.golden_files import released_checkpoint
 from tests.core.released_factory import write_released
 from tests.core.test_released_archive import Calls
 from video2lora_core.checkpoint import load_checkpoint
 from video2lora_core.errors import UsageError
 
-RELEASED = Path(__file__).parents[1] / "golden/checkpoint_tiny/step-000001.pt"
+RELEASED = released_checkpoint()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
