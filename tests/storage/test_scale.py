@@ -58,7 +58,7 @@ def append(catalog: Catalog, rows: pa.Table, number: int) -> None:
     """What Catalog.append does, with rows made beforehand."""
     opened = catalog._writable("adapters")
     assert Catalog._number(opened, "app") < number
-    Catalog._write(opened, rows, ("app", number))
+    Catalog._write(opened, rows, CommitProperties(app_transactions=[Transaction("app", number)]))
 
 
 def cpu_of(action: Callable[[], Any]) -> float:
