@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from configs.schema import InternalizeConfig
+from flows.cli import main
 from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
 from tasks.summary import RunSummary
@@ -96,6 +97,22 @@ def corpus(tmp_path: Path, shelf: Path) -> Path:
 
 
 Run = Callable[..., RunSummary]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run `video2lora ...` in this process; give exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["video2lora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else int(code is not None)), *captured
+
+    return run
 
 
 @pytest.fixture

@@ -8,26 +8,10 @@ from typing import Any
 import pytest
 
 from configs.schema import InternalizeConfig
-from flows.cli import main
 from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `video2lora ...` in this process; give exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["video2lora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else int(code is not None)), *captured
-
-    return run
 
 
 @pytest.fixture
