@@ -11,6 +11,7 @@ import pytest
 from configs.schema import InternalizeConfig
 from flows import prefect_settings
 from flows.run import run_internalize
+from storage.errors import LakeError
 from storage.lake import open_lake
 
 START_S = 300
@@ -47,6 +48,32 @@ def progress_of(run_id: str) -> list[float]:
     with get_client(sync_client=True) as client:
         found = client.read_artifacts()
     return [each.data for each in found if each.key.startswith(f"shard-{run_id[:12]}-")]
+
+
+@pytest.mark.prefect
+def test_maintenance_runs_through_prefect_as_it_does_without(
+    prefect_api: str, corpus: Path, tmp_path: Path, model: str
+) -> None:
+    from flows.prefect_maintenance import compact_flow, delete_flow, gc_flow, verify_flow
+
+    root = str(tmp_path / "lake")
+    (corpus / "bad.mp4").write_text("no video")
+    values = {"lake": root, "model": model, "engine": "prefect"}
+    run_internalize(InternalizeConfig(corpus=str(corpus), **values))
+    retried = run_internalize(
+        InternalizeConfig(corpus="catalog:rejects", retry_reasons=("NOT_MEDIA",), **values)
+    )
+    assert (retried.plan.num_sources, retried.shards.num_rejects) == (1, 1)
+    assert verify_flow(root).rows == []
+    compact_flow(root)
+    delete_flow(root, video="short.mp4", reason="asked to")
+    gc_flow(root)
+    assert verify_flow(root).rows == []
+    rows = open_lake(root).query("select adapter_sha256 from adapters")["adapter_sha256"]
+    assert len(rows) == 3
+    Path(open_lake(root).adapters.uri(rows[0].as_py())).write_bytes(b"something else")
+    with pytest.raises(LakeError, match="1 faults, the first in"):
+        verify_flow(root)
 
 
 @pytest.mark.slow
