@@ -11,11 +11,9 @@ import pytest
 from configs.schema import InternalizeConfig
 from tasks.dry_run import DryRun, dry_run
 from tasks.summary import RunSummary
-from tests.pipeline.test_cli import Call, call
-
-__all__ = ["call"]
 
 Run = Callable[..., RunSummary]
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
