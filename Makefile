@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Torch is pinned to a version, not to a build. To choose between CPU and CUDA builds, pass the index that PyTorch's
 # install page names for it; empty takes what pip finds by itself.
 TORCH_INDEX ?=
-EXTRAS := dev,export,train,metrics
+EXTRAS := dev,export,train,metrics,docs
 DEMO_ARGS ?=
 TRAIN_CONFIG ?= configs/train/tiny.yaml
 PYTEST_ARGS ?=

@@ -14,11 +14,33 @@ from typing import Annotated, Any
 import typer
 from typer.models import CommandInfo
 
-from flows import cli_adapters, cli_corpus, cli_maintenance, cli_models
+from flows import (
+    cli_adapters,
+    cli_bench,
+    cli_corpus,
+    cli_evaluate,
+    cli_maintenance,
+    cli_models,
+    cli_operate,
+    cli_questions,
+    cli_train,
+    cli_workers,
+)
 from flows.cli_app import AllowRandom, Json, Lake, Model, app, examples
 
 # Importing them is what makes their commands part of `app`.
-COMMANDS = (cli_adapters, cli_corpus, cli_maintenance, cli_models)
+COMMANDS = (
+    cli_adapters,
+    cli_corpus,
+    cli_questions,
+    cli_evaluate,
+    cli_train,
+    cli_models,
+    cli_maintenance,
+    cli_operate,
+    cli_workers,
+    cli_bench,
+)
 FIRST = ("demo", "internalize", "ask", "sql", "plan")
 
 
@@ -216,22 +238,6 @@ def sql(
 
     then = parse_as_of(as_of) if as_of else None
     show_table(open_lake(lake).sql(query, as_of=then), as_json=as_json, as_csv=as_csv)
-
-
-@app.command(epilog=examples("video2lora train --config configs/train/tiny.yaml --out runs/tiny"))
-def train(
-    config: Annotated[Path, typer.Option("--config", help="A training config (YAML).")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where checkpoints and curves go.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint in --out.")
-    ] = True,
-) -> None:
-    """Train a model's hypernetwork (for the embedded default its vision-language model too)."""
-    from flows.train_hypernetwork import train_hypernetwork
-
-    train_hypernetwork(config, out=out, resume=resume)
 
 
 @app.command(

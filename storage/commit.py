@@ -133,7 +133,7 @@ def _check_unit(rows: UnitRows, *, run_id: str, shard: int, unit: int, closed: i
         raise UnitOrderError(f"{where}: unit {closed + 1} comes first; commit units in plan order")
     unknown = sorted(set(rows) - set(COMMIT_ORDER))
     if unknown:
-        raise RowError(f"{where}: no table {', '.join(unknown)}; see storage/schemas.py")
+        raise RowError(f"{where}: no table {', '.join(unknown)}; see storage/columns.py")
     if callable(rows.get("adapters")):
         raise RowError(f"{where}: adapters are given as rows, only later tables as functions")
     if len(_given(rows, "runs", ())) > 1:

@@ -1,0 +1,1 @@
+"""Commands for whoever runs it: what is going on, and what is wrong."""

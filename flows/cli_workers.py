@@ -1,0 +1,1 @@
+"""Commands for workers and for what they left undone."""
