@@ -6,9 +6,9 @@ with video, frame_count, width, height, question, answer (0 to 4), qid, type, a0
 NExT-QA, open-ended (github.com/doc-doc/NExT-OE): CSV with the same first columns, answer as a text,
 qid, type, and in some files additional_ref_answer, a second right answer.
 
-ActivityNet-QA (arXiv 1906.02467; github.com/MILVLG/activitynet-qa, README of its dataset/): two lists,
-`<split>_q.json` of {video_name, question, question_id} and `<split>_a.json` of {answer, type,
-question_id}. The path given is that of the questions; the answers lie beside it. Videos are
+ActivityNet-QA (arXiv 1906.02467; github.com/MILVLG/activitynet-qa, README of its dataset folder):
+two lists, `<split>_q.json` of {video_name, question, question_id} and `<split>_a.json` of {answer,
+type, question_id}. The path given is that of the questions; the answers lie beside it. Videos are
 commonly kept as `v_<video_name>.mp4`.
 
 VidCapBench (arXiv 2502.12782; github.com/VidCapBench/VidCapBench, as its eval.py reads
