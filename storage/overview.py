@@ -67,7 +67,7 @@ class Overview:
         return self._rows("SELECT * FROM seen_shards ORDER BY run_id, shard LIMIT $n", 100_000)
 
     def rejects(self) -> list[dict[str, Any]]:
-        """Return the reasons of rejects with no later success, the most frequent first."""
+        """Return the reasons of rejects: of a run all it met, of a lake those that are open."""
         return self._rows("SELECT * FROM seen_rejects ORDER BY num_rejects DESC, reason LIMIT $n")
 
     def size(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Overview:
         """Return some rejects of each reason."""
         return self._rows(
             "SELECT reason, coalesce(uri, video_id) AS what, start_us, detail, attempt, is_terminal"
-            " FROM open_rejects WHERE starts_with(run_id, getvariable('run_prefix'))"
+            " FROM shown_rejects"
             " QUALIFY row_number() OVER (PARTITION BY reason ORDER BY created_at, uri) <= $n"
             " ORDER BY reason, what",
             per_reason,
@@ -104,7 +104,7 @@ class Overview:
         """Return the last answers, in the order of their videos."""
         return self._rows(
             "SELECT * FROM (SELECT * FROM seen_answers ORDER BY at_us DESC, answer_id LIMIT $n)"
-            " ORDER BY uri, question, mode, answer_id",
+            " ORDER BY uri, video_id, question, mode, answer_id",
             limit,
         )
 

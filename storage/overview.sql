@@ -97,6 +97,13 @@ LEFT JOIN active AS a ON a.run_id = e.run_id
 LEFT JOIN answered AS w ON w.run_id = e.run_id
 GROUP BY e.run_id;
 
+-- Of the lake what is still open; of a run what it met, also where a later run made it good.
+CREATE TABLE shown_rejects AS
+SELECT * FROM open_rejects WHERE getvariable('run_prefix') = ''
+UNION ALL
+SELECT * FROM rejects
+WHERE getvariable('run_prefix') <> '' AND starts_with(run_id, getvariable('run_prefix'));
+
 CREATE VIEW seen_rejects AS
 SELECT
     reason,
@@ -104,8 +111,7 @@ SELECT
     count(*) FILTER (is_terminal) AS num_terminal,
     arg_min(coalesce(uri, video_id), created_at) AS example,
     arg_min(detail, created_at) AS detail
-FROM open_rejects
-WHERE starts_with(run_id, getvariable('run_prefix'))
+FROM shown_rejects
 GROUP BY reason;
 
 CREATE VIEW seen_size AS
