@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_app import Json, Lake, app, examples
+from flows.cli_app import Json, Lake, Model, app, examples
 
 Run = Annotated[
     str | None, typer.Option("--run", help="The first digits of a run's id.", metavar="ID")
@@ -75,3 +75,54 @@ def report(
         typer.echo(json.dumps(made))
         return
     typer.echo(f"{out}: run {made['run_id'][:12]}, {made['size_bytes']:,} bytes")
+
+
+@app.command(
+    epilog=examples(
+        "video2lora doctor",
+        "video2lora doctor --lake s3://team/lake --model smolvlm2-500m",
+        "video2lora doctor --lake my-lake --json",
+    )
+)
+def doctor(
+    lake: Annotated[
+        str | None, typer.Option("--lake", help="A lake to look at too.", metavar="URI")
+    ] = None,
+    model: Model = "tiny",
+    decoder: Annotated[str, typer.Option("--decoder", help="The one that you use.")] = "pyav",
+    min_free_gb: Annotated[
+        float, typer.Option("--min-free-gb", help="Less room on a disk is a fault.", min=0)
+    ] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong: versions, devices, decoders, disks, model, lake, S3, Prefect.
+
+    Each thing is tried for real: a video is made and decoded, a file is put into the lake twice and
+    removed. Every fault comes with what it means and what to do. Exit code 1 where there is one.
+    """
+    from flows.show_doctor import show_examination
+    from tasks.doctor.finding import Patient
+
+    patient = Patient(
+        lake=lake,
+        model=model,
+        decoder=decoder,
+        prefect_api=_prefect_api(),
+        min_free_bytes=int(min_free_gb * 1e9),
+    )
+    if show_examination(patient, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def _prefect_api() -> str | None:
+    import os
+
+    from flows.prefect_settings import is_api_configured
+
+    if not is_api_configured():
+        return None
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())

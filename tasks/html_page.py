@@ -51,9 +51,10 @@ figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
 {% for text in section.paragraphs %}<p>{{ text }}</p>
 {% endfor %}{% for table in section.tables %}<div class="wide"><table>
 {% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
-<thead><tr>{% for cell in table.header %}<th scope="col"{{ table.align[loop.index0] }}>{{ cell }}</th>
-{%- endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td{{ table.align[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
+<thead><tr>{% for cell in table.header %}
+<th scope="col"{{ table.align[loop.index0] }}>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}<tr>{% for cell in row %}
+<td{{ table.align[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}{% for picture in section.pictures %}<figure role="img" aria-label="{{ picture.text }}">
 {{ picture.drawn }}
