@@ -10,11 +10,10 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, TextIO
 
-from flows.manners import current
+from flows.manners import LogFormat, current
 
-LogFormat = Literal["text", "json"]
 OURS: Final = ("flows", "tasks", "video2lora_core", "storage")
 _PREFECT_SETTINGS: Final = "prefect-logging-json.yaml"
 _EXTRAS: Final = ("flow_run_id", "flow_run_name", "task_run_name", "exit_code")
@@ -52,22 +51,32 @@ class TextFormatter(logging.Formatter):
         return without_secrets(super().format(record))
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error at that moment."""
+
+    def __init__(self, *, level: int) -> None:
+        logging.Handler.__init__(self, level)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # StreamHandler sets one of its own
+        return sys.stderr
+
+
 def set_up_logging() -> None:
     """Log to stderr as the manners of this call say; a second call replaces the first."""
     manners = current()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(level=logging.ERROR if manners.is_quiet else logging.NOTSET)
     handler.setFormatter(
         JsonFormatter()
-        if manners.log_format == "json"
+        if manners.log_format == LogFormat.JSON
         else TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    level = logging.ERROR if manners.is_quiet else logging.WARNING
-    if manners.is_verbose or manners.log_format == "json":
-        level = logging.INFO
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if not isinstance(h, _Stderr)] + [handler]
+    is_told = manners.is_verbose or manners.log_format == LogFormat.JSON
     for name in OURS:
-        logging.getLogger(name).setLevel(level)
-    if manners.log_format == "json":
+        logging.getLogger(name).setLevel(logging.INFO if is_told else logging.NOTSET)
+    if manners.log_format == LogFormat.JSON:
         # Prefect replaces the root's handlers when it is first imported, here and in its children.
         found = Path(__file__).parents[1] / "configs" / _PREFECT_SETTINGS
         os.environ.setdefault("PREFECT_LOGGING_SETTINGS_PATH", str(found))

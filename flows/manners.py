@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
+
+
+class LogFormat(StrEnum):
+    """How log lines, progress and errors are written to stderr."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,11 +22,12 @@ class Manners:
     """No progress, no warnings: results and errors only."""
     is_verbose: bool = False
     """What each step logs, too."""
-    log_format: Literal["text", "json"] = "text"
-    """How log lines, progress and errors are written to stderr."""
+    log_format: LogFormat = LogFormat.TEXT
+    """For people or for machines."""
 
 
-_manners: ContextVar[Manners] = ContextVar("video2lora_manners", default=Manners())
+_DEFAULT = Manners()
+_manners: ContextVar[Manners] = ContextVar("video2lora_manners", default=_DEFAULT)
 
 
 def current() -> Manners:
