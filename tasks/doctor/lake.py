@@ -4,7 +4,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -20,6 +19,15 @@ from tasks.doctor.finding import Finding, Patient, fault, ok, warning
 _TIMEOUT_S: Final = 10
 # S3 refuses requests that are 15 minutes off.
 _SKEW_WARNING_S, _SKEW_FAULT_S = 60.0, 600.0
+
+# s3fs passes on the store's message without its code.
+_WRONG_KEYS: Final = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "Access Key Id you provided",
+    "signature we calculated",
+)
+_NO_BUCKET: Final = ("NoSuchBucket", "bucket does not exist")
 
 
 def check_lake(patient: Patient) -> Iterator[Finding]:
@@ -82,7 +90,6 @@ def _remote(uri: str) -> Iterator[Finding]:
             return  # what follows would wait a minute for the same answer
     store = S3ObjectStore(uri, file_system(uri))
     try:
-        store.exists(f".probe-{uuid.uuid4().hex}")
         next(iter(store.names("published")), None)
         yield ok("lake", f"{uri}: readable")
     except StorageError as error:
@@ -99,9 +106,9 @@ def _refused(name: str, uri: str, error: StorageError) -> Finding:
     said = reason_of(error)
     root = "/".join(uri.split("/")[:3])
     fix = f"aws s3 ls {root} (the same keys and endpoint); see docs/s3.md for the rights it needs"
-    if "InvalidAccessKeyId" in said or "SignatureDoesNotMatch" in said:
+    if any(mark in said for mark in _WRONG_KEYS):
         fix = "export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... with keys of this store"
-    elif "NoSuchBucket" in said:
+    elif any(mark in said for mark in _NO_BUCKET):
         fix = f"aws s3 mb {root}"
     return fault(name, said, meaning="no run can work there", fix=fix)
 

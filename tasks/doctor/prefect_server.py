@@ -31,7 +31,7 @@ def check_prefect_server(patient: Patient) -> Iterator[Finding]:
             _NAME,
             f"{shown} answers {error.code}",
             meaning="it refuses this client, or is not Prefect's API",
-            fix="prefect config set PREFECT_API_URL=http://HOST:4200/api (and PREFECT_API_AUTH_STRING)",
+            fix="prefect config set PREFECT_API_URL=http://HOST:4200/api with its key",
         )
         return
     except (OSError, ValueError) as error:
