@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from video2lora_core.errors import UsageError
 
 MAX_ZERO_RANKS = 2048
-"""Zero rows of A and B that a batch may carry, over all its rows. The decoder of the 500M has as many
-numbers as 3,200 ranks of its adapters, so a forward more would cost more than reading these."""
+"""Zero rows of A and B that a batch may carry, over all its rows. The decoder of the 500M has as
+many numbers as 3,200 ranks of its adapters, so a forward more would cost more than these."""
 
 MERGING_STEPS = 90
 """Forwards with one adapter from which adding it to the weights is the faster way: 36 to 88 were
