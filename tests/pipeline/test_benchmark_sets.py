@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.benchmark_sets import BENCHMARKS, prompts, read_benchmark, write_question_set
@@ -300,6 +300,7 @@ def test_any_value_is_a_field_or_a_row_error(value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
+@settings(max_examples=12)
 @given(rows=st.lists(JSON, max_size=4))
 def test_no_content_stops_a_reader(name: str, rows: list[Any], tmp_path_factory: Any) -> None:
     path = tmp_path_factory.mktemp("any") / "any_q.json"
