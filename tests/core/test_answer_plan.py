@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video2lora_core.answer_plan import MAX_ZERO_RANKS, plan_batches
+from video2lora_core.answer_plan import MAX_ZERO_RANKS, is_merging_faster, plan_batches
 from video2lora_core.errors import UsageError
 
 ROW = st.tuples(st.integers(1, 120), st.sampled_from((0, 16, 32, 48, 208, 1040)))
@@ -77,3 +77,12 @@ def test_a_limit_below_one_is_refused():
             plan_batches([(8, 32)], **limits)
     with pytest.raises(UsageError, match="correct the limits"):
         plan_batches([(8, 32)], max_rows=1, max_zero_ranks=-1)
+
+
+@given(steps=st.integers(0, 500), rows=st.integers(1, 64))
+def test_merging_is_for_many_forwards_and_pays_sooner_in_larger_batches(steps, rows):
+    if is_merging_faster(steps, num_rows=rows):
+        assert is_merging_faster(steps + 1, num_rows=rows)
+        assert is_merging_faster(steps, num_rows=rows + 1)
+    assert not is_merging_faster(9, num_rows=rows)
+    assert is_merging_faster(100, num_rows=rows)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import answering
+from benchmarks import answer_agreement, answering
 from benchmarks._question_room import Room, in_bfloat16, slice_of_500m
 from benchmarks._turns import in_turns, turns_table
-from benchmarks.answer_agreement import agreement
 
 NARROW = {
     "text_config": {
@@ -79,8 +78,9 @@ def test_ways_take_turns_and_seconds_are_per_unit() -> None:
     assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_agreement_counts_every_answer(room: Room) -> None:
-    rows = agreement(room)
+def test_agreement_counts_every_answer(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_agreement, "MAX_NEW_TOKENS", 2)
+    rows = answer_agreement.agreement(room)
     assert len(rows) == 6
     assert [row["num_answers"] for row in rows] == [12, 12, 12, 12, 12, 4]
     for row in rows:
