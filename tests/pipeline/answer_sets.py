@@ -33,15 +33,15 @@ def write_set(path: Path, rows: Sequence[Mapping[str, Any]] = QUESTIONS) -> Path
 def answer_config(
     questions: Path | str, lake: Path | str, model: str, **changed: Any
 ) -> AnswerConfig:
-    """Return a config of small batches and units, without decoding children."""
+    """Return a config of small batches, units and shards, without decoding children."""
     values: dict[str, Any] = {
         "questions": str(questions),
         "lake": str(lake),
         "model": model,
         "max_new_tokens": 4,
         "batch_questions": 3,
-        "unit_questions": 4,
-        "shard_units": 2,
+        "unit_questions": 8,
+        "shard_units": 1,
         "decode": {"workers": 0},
     }
     return AnswerConfig(**{**values, **changed})

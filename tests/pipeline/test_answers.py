@@ -168,7 +168,7 @@ ODD_REASONS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["adapter", "in-context", "in-context-kv-cache", "blind"])
+@pytest.mark.parametrize("mode", ["adapter", "in-context-kv-cache"])
 def test_every_odd_row_is_a_reject_with_its_reason(
     tmp_path: Path, lake: Lake, model: str, mode: str
 ) -> None:

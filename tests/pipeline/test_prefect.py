@@ -76,6 +76,24 @@ def test_maintenance_runs_through_prefect_as_it_does_without(
         verify_flow(root)
 
 
+@pytest.mark.prefect
+def test_questions_are_answered_through_prefect_as_without(
+    prefect_api: str, corpus: Path, tmp_path: Path, model: str
+) -> None:
+    from flows.answer_questions import run_answers
+    from tests.pipeline.answer_sets import answer_config, write_set
+
+    rows = [{"video": str(corpus / "short.mp4"), "question": f"What {n}?"} for n in range(3)]
+    questions = write_set(tmp_path / "questions.jsonl", rows)
+    root = tmp_path / "lake"
+    open_lake(root, create=True)
+    config = answer_config(questions, root, model, engine="prefect", internalize_missing=True)
+    done = run_answers(config)
+    assert (done.engine, done.num_internalized, done.found.num_answers) == ("prefect", 1, 3)
+    again = run_answers(config.model_copy(update={"engine": "local"}))
+    assert (again.shards.num_answered, again.found) == (0, done.found)
+
+
 @pytest.mark.slow
 @pytest.mark.prefect
 def test_prefect_accepts_the_deployments(prefect_api: str) -> None:
