@@ -18,6 +18,7 @@ from typer.models import CommandInfo
 from flows import (
     cli_adapters,
     cli_bench,
+    cli_benchmark_sets,
     cli_corpus,
     cli_evaluate,
     cli_maintenance,
@@ -47,6 +48,7 @@ COMMANDS = (
     cli_adapters,
     cli_corpus,
     cli_questions,
+    cli_benchmark_sets,
     cli_evaluate,
     cli_train,
     cli_models,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 _NUMBER = re.compile(r"[-+]?[.\d]")
 _TEMPLATE = """<!doctype html>
@@ -57,7 +56,7 @@ figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
 <td{{ table.align[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}{% for picture in section.pictures %}<figure role="img" aria-label="{{ picture.text }}">
-{{ picture.drawn }}
+{{ picture.svg|safe }}
 <figcaption>{{ picture.text }}</figcaption></figure>
 {% endfor %}{% if section.thumbnails %}<div class="strip">
 {% for image in section.thumbnails %}<figure><img alt="{{ image.text }}" src="{{ image.source }}">
@@ -90,11 +89,6 @@ class Picture:
 
     svg: str
     text: str
-
-    @property
-    def drawn(self) -> Markup:
-        """The SVG, marked as ours."""
-        return Markup(self.svg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
