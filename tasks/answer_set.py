@@ -18,11 +18,12 @@ from tasks.answer_modes import AdapterAnswerer, Answerer, BlindAnswerer, Picker
 from tasks.answer_recipe import AnswerRecipe, answer_recipe
 from tasks.answer_summary import AnswerShardSummary
 from tasks.answers_left import final_rejects
+from tasks.measures import count
 from tasks.meet_video import Reject
 from tasks.models import load_model
 from tasks.pick_many import pick_many
-from tasks.measures import count
 from tasks.progress import report
+from tasks.stopwatch import Stopwatch
 from tasks.unit_rows import common_columns
 from video2lora_core.errors import Reason
 
