@@ -180,6 +180,28 @@ def test_every_command_that_tells_something_can_tell_it_as_json() -> None:
 
 
 @pytest.mark.slow
+def test_prefect_logs_json_through_our_settings(root: Path) -> None:
+    code = (
+        "import logging; from prefect.logging.configuration import setup_logging; setup_logging();"
+        f"logging.getLogger('prefect.flow_runs').warning('at {SECRET_URL}')"
+    )
+    settings = {
+        "PREFECT_LOGGING_SETTINGS_PATH": str(root / "configs" / "prefect-logging-json.yaml"),
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    line = json.loads(done.stderr.splitlines()[-1])
+    assert (line["logger"], line["message"]) == ("prefect.flow_runs", "at https://bucket/x.mp4")
+
+
+@pytest.mark.slow
 def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A real SIGINT to the whole foreground group, in the middle of a shard."""
     render_corpus(tmp_path / "videos", seed=5, num_scenes=[2] * 12)
