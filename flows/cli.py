@@ -126,23 +126,10 @@ def internalize(
             help="A directory, a glob in quotes, one video, or a manifest (.parquet, .jsonl, .csv)."
         ),
     ] = None,
-    lake: Annotated[
-        str | None,
-        typer.Option("--lake", help="The lake: a directory or s3://bucket/prefix.", metavar="URI"),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A run config (YAML); flags win over it.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="A name of configs/models, or a path.")
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            help="local, prefect, or auto: prefect where a Prefect API is configured, else local.",
-        ),
-    ] = None,
+    lake: cli_corpus.AnyLake = None,
+    config: cli_corpus.RunConfig = None,
+    model: cli_corpus.AnyModel = None,
+    engine: cli_corpus.AnyEngine = None,
     decoder: Annotated[str | None, typer.Option("--decoder", help="pyav or decord.")] = None,
     random_weights: Annotated[
         bool,

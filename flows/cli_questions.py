@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli_app import AllowRandom, Json, app, examples
+from flows.cli_app import AllowRandom, Json, MetricsHost, MetricsPort, app, examples
 
 Questions = Annotated[
     str | None,
@@ -67,6 +67,8 @@ def answer(
     internalize_missing: Missing = False,
     again: Again = False,
     allow_random: AllowRandom = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
     """Answer a set of questions about the lake's videos, each exactly once.
@@ -79,6 +81,7 @@ def answer(
     from flows.show_answers import show_answers, showing_questions
     from storage.lake import open_lake
     from tasks.answer_results import require_writable, write_answers
+    from tasks.metrics_server import serving_metrics
 
     overrides: dict[str, Any] = {
         "questions": questions,
@@ -95,7 +98,7 @@ def answer(
     settings = load_answer_config(config, overrides)
     if out is not None:
         require_writable(out)
-    with showing_questions():
+    with serving_metrics(metrics_port, host=metrics_host), showing_questions():
         summary = run_answers(settings)
     if out is not None:
         write_answers(open_lake(settings.lake), summary.plan.run_id, out)

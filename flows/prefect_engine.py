@@ -16,7 +16,7 @@ from prefect.tasks import Task
 from configs.schema import InternalizeConfig
 from flows.internalize_corpus import internalize_corpus
 from flows.internalize_shard import internalize_shard
-from flows.prefect_progress import showing_shard
+from flows.prefect_progress import show_run_table, showing_shard
 from tasks.summary import RunSummary, ShardSummary
 
 P = ParamSpec("P")
@@ -49,7 +49,9 @@ class PrefectEngine:
 @flow(name="internalize-corpus", persist_result=False, validate_parameters=True)
 def internalize_corpus_flow(config: InternalizeConfig) -> RunSummary:
     """Internalize every video of a corpus that the lake does not hold under this recipe."""
-    return internalize_corpus(config, PrefectEngine())
+    summary = internalize_corpus(config, PrefectEngine())
+    show_run_table(config.lake, summary.plan.run_id)
+    return summary
 
 
 @flow(name="internalize-shard", persist_result=False, validate_parameters=True)

@@ -1,4 +1,4 @@
-"""How far a shard is, as one progress artifact on Prefect's page of the flow run.
+"""What Prefect's pages show: how far a shard is, as one progress artifact, and at the end a table.
 
 An artifact's change is a synchronous call to the server, so it is made at most every half minute
 and once at the end. A server that does not answer does not stop the shard.
@@ -12,9 +12,15 @@ from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
+from storage.errors import StorageError
 from tasks.progress import Event, listening
+from tasks.status import LakeStatus, read_status
 
 logger = logging.getLogger(__name__)
 
@@ -70,3 +76,37 @@ def showing_shard(run_id: str, shard: int) -> Iterator[None]:
             yield
         finally:
             progress.show()
+
+
+def show_run_table(lake: str, run_id: str) -> None:
+    """Make the table artifact of a run that ends: what it did, and its rejects by reason.
+
+    Like progress it is told on a best effort; a run that had nothing to do has none.
+    """
+    if not run_id:
+        return
+    try:
+        found = read_status(lake, run=run_id)
+        create_table_artifact(
+            table=_table(found), key=f"run-{run_id[:12]}", description=f"Run {run_id[:12]}, {lake}"
+        )
+    except StorageError as error:
+        logger.warning("the table of the run was not made: %s", error)
+    except Exception as error:  # the work is done: a page without its table is no failure
+        logger.warning("the table artifact was not written: %s", error)
+
+
+def _table(found: LakeStatus) -> list[dict[str, str | int | float]]:
+    run = found.runs[0]
+    rows: list[tuple[str, int | float | str]] = [
+        ("state", run.state),
+        ("shards done", run.num_shards_done),
+        ("videos met", run.num_videos_met),
+        ("segments", run.num_segments),
+        ("rejects", run.num_rejects),
+        ("video-hours", round(run.video_hours, 4)),
+        ("segments per second", round(run.segments_per_s or 0.0, 3)),
+        ("device seconds", round(run.device_s, 2)),
+    ]
+    rows += [(f"rejected: {row['reason']}", row["num_rejects"]) for row in found.rejects]
+    return [{"what": what, "how much": value} for what, value in rows]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows.console import make_console
+from flows.manners import current
 
 if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     from tasks.answer_summary import AnswerSummary
@@ -25,6 +26,9 @@ _PIPE_PAUSE_S = 10.0
 @contextmanager
 def showing_questions() -> Iterator[None]:
     """Show the progress of the answers given inside the `with` block, on stderr."""
+    if current().is_quiet:
+        yield
+        return
     from tasks.progress import listening
 
     console = make_console(is_error=True)

@@ -18,10 +18,12 @@ from tasks.answer_modes import AdapterAnswerer, Answerer, BlindAnswerer, Picker
 from tasks.answer_recipe import AnswerRecipe, answer_recipe
 from tasks.answer_summary import AnswerShardSummary
 from tasks.answers_left import final_rejects
+from tasks.measures import count
 from tasks.meet_video import Reject
 from tasks.models import load_model
 from tasks.pick_many import pick_many
 from tasks.progress import report
+from tasks.stopwatch import Stopwatch
 from tasks.unit_rows import common_columns
 from video2lora_core.errors import Reason
 
@@ -93,7 +95,8 @@ class _ShardWork:
         """Answer and commit one unit."""
         open_rows = [row for row in rows if not self._is_done(row)]
         asked = [row for row in open_rows if row["reason"] is None and not self._is_deleted(row)]
-        outcomes = self._answers(asked)
+        with Stopwatch().measure("answer"):
+            outcomes = self._answers(asked)
         made = [
             {**_question_columns(row), "model_name": self._model_name, **outcome}
             for row in asked
@@ -117,6 +120,9 @@ class _ShardWork:
         )
         report("questions", len(rows))
         report("rejects", len(rejected))
+        count("questions", len(made))
+        for row in rejected:
+            count("rejects", label=row["reason"])
         return AnswerShardSummary(
             num_answered=len(made),
             num_known=sum(row["answer_id"] in self._known for row in rows),

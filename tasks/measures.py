@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
-Counter = Literal["videos", "segments", "rejects", "units", "adapter_bytes", "seconds"]
+Counter = Literal["videos", "segments", "questions", "rejects", "units", "adapter_bytes", "seconds"]
 Level = Literal["queue"]
 
 

@@ -17,6 +17,7 @@ LOOPBACK = "127.0.0.1"
 _HELP = {
     "videos": "Videos gone through.",
     "segments": "Segments that became adapters.",
+    "questions": "Questions answered.",
     "rejects": "Inputs not processed, by reason.",
     "units": "Units committed to the catalog.",
     "adapter_bytes": "Bytes of adapter files put into the lake.",

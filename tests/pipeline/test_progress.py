@@ -92,3 +92,22 @@ def test_a_server_that_does_not_answer_does_not_stop_the_shard(
     monkeypatch.setattr(prefect_progress, "create_progress_artifact", refuse)
     ShardProgress("run", 0).show()
     assert "the progress artifact was not written: no server" in caplog.text
+
+
+def test_a_run_ends_with_a_table_of_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, run: Any, corpus: Any, tmp_path: Any, caplog: Any
+) -> None:
+    (corpus / "bad.mp4").write_bytes(b"no video")
+    done = run()
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(prefect_progress, "create_table_artifact", lambda **new: made.append(new))
+    prefect_progress.show_run_table(str(tmp_path / "lake"), done.plan.run_id)
+    prefect_progress.show_run_table(str(tmp_path / "lake"), "")
+    (artifact,) = made
+    assert artifact["key"] == f"run-{done.plan.run_id[:12]}"
+    table = {row["what"]: row["how much"] for row in artifact["table"]}
+    assert table["segments"] == 5
+    assert table["rejected: NOT_MEDIA"] == 1
+    assert table["state"] == "published"
+    prefect_progress.show_run_table(str(tmp_path / "nolake"), done.plan.run_id)
+    assert "the table of the run was not made" in caplog.text
