@@ -1,9 +1,13 @@
 """The steps of an evaluation: prepare, measure part by part, write the figures once."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
 
 from configs.evaluate_schema import EvaluateConfig
 from configs.load import load_model_config
@@ -15,6 +19,7 @@ from tasks.evaluate_comparison import compare
 from tasks.evaluate_corpus import EvaluatedVideo, evaluated_videos
 from tasks.evaluate_cost import measure_cost
 from tasks.evaluate_exam import render_exam
+from tasks.evaluate_examples import make_examples
 from tasks.evaluate_figures import Figure, as_json, figure_of, from_json, row_of
 from tasks.evaluate_parts import (
     Evaluation,
@@ -26,6 +31,9 @@ from tasks.evaluate_parts import (
 )
 from tasks.evaluate_sweeps import measure_composition, measure_ranks, measure_sweep
 from tasks.models import LoadedModel, load_model
+from tasks.report_accuracy import verdict_lines
+from tasks.report_evaluation import Shown, render_report
+from tasks.report_figures import Figures
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +111,53 @@ def write_figures(config: EvaluateConfig, evaluation: Evaluation) -> int:
 
 def read_figures(lake: Lake, evaluation: Evaluation) -> list[Figure]:
     """Return the figures that stand in the catalog."""
-    import pyarrow.compute as pc
-
     where = pc.field("evaluation_id") == evaluation.evaluation_id
     return [figure_of(row) for row in lake.catalog.read("evaluations", where=where).to_pylist()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A report that was written."""
+
+    path: str
+    verdicts: tuple[str, ...]
+
+
+def write_report(config: EvaluateConfig, evaluation: Evaluation, *, out: Path) -> Written:
+    """Draw the report from the catalog's rows and write it as one file."""
+    lake = open_lake(config.lake)
+    figures = read_figures(lake, evaluation)
+    parts = {part: read_part(lake, evaluation, part) or {} for part in measured_parts(config)}
+    shown = Shown(
+        title=f"Evaluation of {config.model}",
+        facts=_facts(config, evaluation, figures),
+        figures=figures,
+        examples=parts[COMPARISON].get("examples", ()),
+        parts=parts,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(render_report(shown), encoding="utf-8")
+    partial.replace(out)
+    return Written(path=str(out), verdicts=tuple(verdict_lines(Figures(figures))))
+
+
+def _facts(
+    config: EvaluateConfig, evaluation: Evaluation, figures: Sequence[Figure]
+) -> list[tuple[str, str]]:
+    compared = [f for f in figures if f.part == COMPARISON and f.question_type is None]
+    most = max(compared, key=lambda f: f.num_questions, default=None)
+    asked = f"{most.num_questions} about {most.num_videos} videos" if most else "none"
+    return [
+        ("model", config.model),
+        ("questions per mode", asked),
+        ("modes", ", ".join(config.modes)),
+        ("longest answer", f"{config.max_new_tokens} tokens"),
+        ("resamples behind an interval", str(config.num_resamples)),
+        ("question set", evaluation.question_set),
+        ("recipe", evaluation.recipe_id),
+        ("evaluation", evaluation.evaluation_id),
+    ]
 
 
 def _videos(lake: Lake, evaluation: Evaluation) -> list[EvaluatedVideo]:
@@ -118,9 +169,10 @@ def _compare(
     lake: Lake, config: EvaluateConfig, evaluation: Evaluation, part: str
 ) -> dict[str, Any]:
     model_config = load_model_config(config.model)
+    videos = _videos(lake, evaluation)
     said = answers_in_modes(
         lake,
-        _videos(lake, evaluation),
+        videos,
         load_model(model_config),
         model_config,
         config,
@@ -128,7 +180,7 @@ def _compare(
     )
     return {
         "figures": as_json(compare(said, config)),
-        "answers": {mode: [given.as_json() for given in listed] for mode, listed in said.items()},
+        "examples": make_examples(said, videos, count=config.num_examples),
     }
 
 

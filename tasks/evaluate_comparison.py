@@ -6,8 +6,7 @@ its metric, and only there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from configs.evaluate_schema import EvaluateConfig
 from tasks.evaluate_ask import METRICS, score_of
@@ -42,15 +41,6 @@ class Said:
             question_type=self.question_type,
         )
         return score_of(asked, self.video_id, self.text)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return asdict(self)
-
-
-def said_from_json(content: Mapping[str, Any]) -> Said:
-    """Return what `Said.as_json` made."""
-    return Said(**{**content, "references": tuple(content["references"])})
 
 
 def compare(said: Mapping[str, Sequence[Said]], settings: EvaluateConfig) -> list[Figure]:

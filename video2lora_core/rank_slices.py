@@ -49,8 +49,9 @@ def _order(f: Factors, choice: Choice, generator: torch.Generator) -> Tensor:
     """Order each layer's slices [layer, rank] so that those to keep come first."""
     sizes = f.a.float().norm(dim=-1) * f.b.float().norm(dim=-1)
     if choice == "random-k":
-        return torch.rand(sizes.shape, generator=generator).argsort(dim=-1).to(sizes.device)
-    return sizes.argsort(dim=-1, descending=choice == "top-k", stable=True)
+        sizes = torch.rand(sizes.shape, generator=generator).to(sizes.device)
+    order: Tensor = sizes.argsort(dim=-1, descending=choice == "top-k", stable=True)
+    return order
 
 
 def _kept(f: Factors, chosen: Tensor) -> Factors:
