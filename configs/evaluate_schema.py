@@ -10,9 +10,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from configs.answer_schema import MODES, Mode
+
 Positive = Annotated[int, Field(gt=0)]
 Positives = tuple[Positive, ...]
-Mode = Literal["adapter", "in-context", "in-context-kv-cache", "blind"]
 
 
 class _Strict(BaseModel):
@@ -72,7 +73,7 @@ class SweepConfig(_Strict):
 
     num_frames: Positives = (2, 4, 8, 16)
     """Frames per segment."""
-    longest_edge_px: Positives = (12, 16, 24, 48)
+    longest_edge_px: Positives = (8, 12, 24, 48)
     """Longest edge of a frame before it is squashed to the model's square."""
     num_videos: Positive = 12
     """Videos asked about in every cell."""
@@ -92,15 +93,10 @@ class EvaluateConfig(_Strict):
     corpus: str | None = None
     """Videos to internalize first; not needed where the lake holds their adapters."""
     questions: str | None = None
-    """A question set: .parquet, .jsonl, .csv."""
+    """A question set as `video2lora answer` takes it: .parquet, .jsonl, .csv, or a SELECT."""
     engine: Literal["auto", "local", "prefect"] = "auto"
     """`auto` is `prefect` where a Prefect API is configured, else `local`."""
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = (
-        "adapter",
-        "in-context",
-        "in-context-kv-cache",
-        "blind",
-    )
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = MODES
     """Modes that are compared; `adapter` is held against `in-context` where both are given."""
     has_control: bool = True
     """Also asks every question of another video's adapter."""

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.answer_schema import Mode
 from configs.evaluate_schema import EvaluateConfig
 from flows import prefect_settings
+from flows.answer_questions import answer_questions
 from flows.engine import Engine
 from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
@@ -17,7 +19,7 @@ from tasks.evaluate import (
     write_figures,
     write_report,
 )
-from tasks.evaluate_parts import PartSummary, internalize_config
+from tasks.evaluate_parts import PartSummary, answer_config, internalize_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,10 @@ def evaluate(config: EvaluateConfig, engine: Engine, *, out: Path) -> Evaluation
     given = engine.step(prepare, config)
     if given.corpus is not None:
         internalize_corpus(internalize_config(config, corpus=given.corpus), engine)
-    evaluation = engine.step(name_evaluation, config, given)
+    runs: dict[str, str] = {
+        mode: _answer(config, mode, given.questions, engine) for mode in config.modes
+    }
+    evaluation = engine.step(name_evaluation, config, given, runs)
     parts = [engine.step(measure_part, config, evaluation, part) for part in measured_parts(config)]
     num_rows = engine.step(write_figures, config, evaluation)
     written = engine.step(write_report, config, evaluation, out=out)
@@ -52,6 +57,12 @@ def evaluate(config: EvaluateConfig, engine: Engine, *, out: Path) -> Evaluation
         verdicts=written.verdicts,
         report=written.path,
     )
+
+
+def _answer(config: EvaluateConfig, mode: Mode, questions: str, engine: Engine) -> str:
+    """Answer what has no answer yet in a mode, and return the run that says which answers count."""
+    asked = answer_config(config, mode, question_set=questions)
+    return answer_questions(asked, engine).plan.run_id
 
 
 def run_evaluate(config: EvaluateConfig, *, out: Path) -> EvaluationSummary:

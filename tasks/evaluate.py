@@ -13,9 +13,10 @@ from configs.evaluate_schema import EvaluateConfig
 from configs.load import load_model_config
 from configs.schema import ModelConfig
 from storage.lake import Lake, open_lake
-from tasks.evaluate_answers import answers_in_modes
+from tasks.evaluate_answers import answers_of, control
+from tasks.evaluate_ask import Asking
+from tasks.evaluate_comparison import CONTROL, compare
 from tasks.evaluate_comparison import PART as COMPARISON
-from tasks.evaluate_comparison import compare
 from tasks.evaluate_corpus import EvaluatedVideo, evaluated_videos
 from tasks.evaluate_cost import measure_cost
 from tasks.evaluate_exam import render_exam
@@ -27,10 +28,11 @@ from tasks.evaluate_parts import (
     identify,
     keep_part,
     read_part,
-    read_questions,
+    set_questions,
 )
 from tasks.evaluate_sweeps import measure_composition, measure_ranks, measure_sweep
 from tasks.models import LoadedModel, load_model
+from tasks.recipe import identify_model
 from tasks.report_accuracy import verdict_lines
 from tasks.report_evaluation import Shown, render_report
 from tasks.report_figures import Figures
@@ -66,9 +68,10 @@ def prepare(config: EvaluateConfig) -> Given:
     return Given(corpus=rendered.corpus, questions=rendered.questions)
 
 
-def name_evaluation(config: EvaluateConfig, given: Given) -> Evaluation:
-    """Read the questions and name the evaluation."""
-    return identify(config, read_questions(given.questions), question_set=given.questions)
+def name_evaluation(config: EvaluateConfig, given: Given, runs: Mapping[str, str]) -> Evaluation:
+    """Read the questions and name the evaluation; `runs` are those of the modes."""
+    questions = set_questions(open_lake(config.lake), given.questions)
+    return identify(config, questions, question_set=given.questions, runs=runs)
 
 
 def measured_parts(config: EvaluateConfig) -> list[str]:
@@ -160,24 +163,20 @@ def _facts(
     ]
 
 
-def _videos(lake: Lake, evaluation: Evaluation) -> list[EvaluatedVideo]:
-    questions = read_questions(evaluation.question_set)
-    return evaluated_videos(lake, questions, recipe_id=evaluation.recipe_id)
+def _videos(lake: Lake, config: EvaluateConfig, evaluation: Evaluation) -> list[EvaluatedVideo]:
+    questions = set_questions(lake, evaluation.question_set)
+    return evaluated_videos(lake, questions, load_model_config(config.model))
 
 
 def _compare(
     lake: Lake, config: EvaluateConfig, evaluation: Evaluation, part: str
 ) -> dict[str, Any]:
     model_config = load_model_config(config.model)
-    videos = _videos(lake, evaluation)
-    said = answers_in_modes(
-        lake,
-        videos,
-        load_model(model_config),
-        model_config,
-        config,
-        recipe_id=evaluation.recipe_id,
-    )
+    videos = _videos(lake, config, evaluation)
+    said = {mode: answers_of(lake, run_id) for mode, run_id in evaluation.runs.items()}
+    if config.has_control:
+        asking = Asking(model=load_model(model_config), max_new_tokens=config.max_new_tokens)
+        said[CONTROL] = control(lake, videos, asking, identify_model(model_config))
     return {
         "figures": as_json(compare(said, config)),
         "examples": make_examples(said, videos, count=config.num_examples),
@@ -187,5 +186,5 @@ def _compare(
 def _vary(lake: Lake, config: EvaluateConfig, evaluation: Evaluation, part: str) -> dict[str, Any]:
     model_config = load_model_config(config.model)
     model = load_model(model_config)
-    figures = VARIED[part](_videos(lake, evaluation), model, model_config, config)
+    figures = VARIED[part](_videos(lake, config, evaluation), model, model_config, config)
     return {"figures": as_json(figures)}

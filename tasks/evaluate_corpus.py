@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.schema import ModelConfig
-from storage.errors import VideoUnknownError
 from storage.lake import Lake
 from storage.manifest import Source
+from storage.schemas import Row
+from storage.video_names import resolve_videos
 from tasks.known import plan_segments
 from tasks.models import LoadedModel, pixel_spec
 from tasks.question_set import SetQuestion
@@ -30,6 +32,8 @@ from video2lora_core.pixels import prepare
 from video2lora_core.segments import Segment, meeting
 
 logger = logging.getLogger(__name__)
+
+_COLUMNS = ("created_at", "video_id", "uri", "size_bytes", "version_token", "duration_us")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +55,8 @@ class Watched:
     frames: tuple[SegmentFrames, ...]
     adapters: tuple[Adapter, ...]
     """One per segment, as stored: without the bias, in bfloat16."""
-    decode_s: float
-    internalize_s: float
+    decode_s: float = 0.0
+    internalize_s: float = 0.0
 
     def positions(self, question: SetQuestion) -> tuple[int, ...]:
         """Return which segments a question is about: all, or those that its span meets."""
@@ -73,32 +77,22 @@ class Watched:
 
 
 def evaluated_videos(
-    lake: Lake, questions: Iterable[SetQuestion], *, recipe_id: str
+    lake: Lake, questions: Sequence[SetQuestion], config: ModelConfig
 ) -> list[EvaluatedVideo]:
     """Find the videos that are asked about, in the order of their first question.
 
-    A question of a video that the lake does not hold under the recipe is left out.
+    A question of a video that the lake does not know is left out.
     """
-    rows = lake.catalog.read("videos", where=pc.field("recipe_id") == recipe_id).to_pylist()
-    known = {row["video_id"]: row for row in rows}
-    names: dict[str, str | None] = {}
+    named = resolve_videos(lake.catalog, (question.video for question in questions))
     asked: dict[str, list[SetQuestion]] = {}
     for question in questions:
-        if question.video not in names:
-            names[question.video] = _resolved(lake, question.video)
-        video_id = names[question.video]
-        if video_id in known:
-            asked.setdefault(str(video_id), []).append(question)
-    return [
-        EvaluatedVideo(
-            video_id=video_id,
-            source=_source(known[video_id]),
-            duration_us=known[video_id]["duration_us"],
-            num_segments=known[video_id]["num_segments"],
-            questions=tuple(listed),
-        )
-        for video_id, listed in asked.items()
-    ]
+        video_id = named[question.video].video_id
+        if video_id is not None:
+            asked.setdefault(video_id, []).append(question)
+    where = pc.field("video_id").isin(pa.array(sorted(asked), pa.string()))
+    rows = lake.catalog.read("videos", columns=_COLUMNS, where=where).to_pylist()
+    last = {row["video_id"]: row for row in sorted(rows, key=lambda row: row["created_at"])}
+    return [_evaluated(last[name], listed, config) for name, listed in asked.items()]
 
 
 def watch(
@@ -171,17 +165,14 @@ def _required(outcome: SegmentFrames | SegmentReject) -> SegmentFrames:
     return outcome
 
 
-def _resolved(lake: Lake, name: str) -> str | None:
-    try:
-        return lake.resolve_video(name)
-    except VideoUnknownError as error:
-        logger.warning("%s", error)
-        return None
-
-
-def _source(row: dict[str, object]) -> Source:
-    return Source(
-        uri=str(row["uri"]),
-        size_bytes=row["size_bytes"],  # type: ignore[arg-type]  # a row's values have no types
-        version_token=row["version_token"],  # type: ignore[arg-type]
+def _evaluated(row: Row, questions: Sequence[SetQuestion], config: ModelConfig) -> EvaluatedVideo:
+    source = Source(
+        uri=row["uri"], size_bytes=row["size_bytes"], version_token=row["version_token"]
+    )
+    return EvaluatedVideo(
+        video_id=row["video_id"],
+        source=source,
+        duration_us=row["duration_us"],
+        num_segments=len(plan_segments(row["duration_us"], config.segments)),
+        questions=tuple(questions),
     )

@@ -10,17 +10,18 @@ stands, so two runs at once agree.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from configs.answer_schema import AnswerConfig
 from configs.evaluate_schema import EvaluateConfig
 from configs.schema import InternalizeConfig
 from storage.errors import ObjectMissingError
 from storage.identity import canonical_json, sha256_hex
-from storage.lake import Lake, open_lake
-from tasks.question_set import SetQuestion
+from storage.lake import Lake
+from tasks.question_files import read_questions
+from tasks.question_set import Mode, SetQuestion
 from tasks.recipe import Recipe, make_recipe
 from tasks.unit_rows import CODE_VERSION
 
@@ -38,6 +39,8 @@ class Evaluation:
     recipe_id: str
     question_set: str
     """Where the questions were read."""
+    runs: Mapping[str, str]
+    """By mode: the run whose answers are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +55,11 @@ class PartSummary:
 
 
 def identify(
-    config: EvaluateConfig, questions: Sequence[SetQuestion], *, question_set: str
+    config: EvaluateConfig,
+    questions: Sequence[SetQuestion],
+    *,
+    question_set: str,
+    runs: Mapping[str, str],
 ) -> Evaluation:
     """Name an evaluation by its settings, its recipe and its questions."""
     recipe = recipe_of(config)
@@ -68,6 +75,7 @@ def identify(
         evaluation_id=sha256_hex(canonical_json(content).encode()),
         recipe_id=recipe.recipe_id,
         question_set=question_set,
+        runs=runs,
     )
 
 
@@ -109,26 +117,22 @@ def read_part(lake: Lake, evaluation: Evaluation, part: str) -> dict[str, Any] |
     return content
 
 
-def read_questions(path: str) -> list[SetQuestion]:
-    """Read a question set from a JSONL file."""
-    return list(_lines(Path(path)))
+def set_questions(lake: Lake, question_set: str) -> list[SetQuestion]:
+    """Read a question set; rows that are no questions are left out (answering rejects them)."""
+    rows = read_questions(question_set, lake)
+    return [row for row in rows if isinstance(row, SetQuestion)]
 
 
-def _lines(path: Path) -> Iterator[SetQuestion]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        yield SetQuestion(
-            question_id=entry["question_id"],
-            video=entry["video"],
-            question=entry["question"],
-            references=(entry["reference"],),
-            question_type=entry["question_type"],
-        )
-
-
-def open_evaluated_lake(config: EvaluateConfig) -> Lake:
-    """Open the lake of an evaluation."""
-    return open_lake(config.lake)
+def answer_config(config: EvaluateConfig, mode: Mode, *, question_set: str) -> AnswerConfig:
+    """Return how one mode of the comparison is asked."""
+    return AnswerConfig(
+        questions=question_set,
+        lake=config.lake,
+        model=config.model,
+        mode=mode,
+        max_new_tokens=config.max_new_tokens,
+        engine=config.engine,
+    )
 
 
 def _name(evaluation: Evaluation, part: str) -> str:

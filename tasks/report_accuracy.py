@@ -65,8 +65,8 @@ def difference_section(figures: Figures) -> Section:
         paragraphs=(
             "The difference adapter minus in context is taken question by question. Equivalent: "
             "the whole 95% interval lies within the margin on both sides. Non-inferior: it lies "
-            "above minus the margin. Inferior: it lies below minus the margin. Undecided: none of these, "
-            "or fewer than 10 videos. The verdicts are computed from the intervals.",
+            "above minus the margin. Inferior: it lies below minus the margin. Undecided: none of "
+            "these, or fewer than 10 videos. The verdicts are computed from the intervals.",
         ),
         tables=[_difference_table(found.of(metric=m)) for m in dict.fromkeys(judged)],
         pictures=_difference_pictures([f for f in found.listed if f.margin is not None]),
