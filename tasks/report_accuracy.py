@@ -1,18 +1,18 @@
 """The report's accuracy: every mode per question type, and adapter minus in context."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
 from tasks.evaluate_comparison import PAIR, PART
 from tasks.evaluate_figures import Figure
 from tasks.html_page import Picture, Section, Table
-from tasks.pictures import MARKERS, PALETTE, drawing, svg_of
+from tasks.pictures import PALETTE, drawing, svg_of
 from tasks.report_figures import (
     METRIC_NAMES,
     Figures,
     error_bars,
-    number,
+    style_of,
     type_name,
     with_interval,
 )
@@ -125,7 +125,11 @@ def _difference_table(found: Figures) -> Table:
         for f in figures
     ]
     header = ["question type", "questions", "videos", "adapter - in-context", "margin", "verdict"]
-    return Table(header=header, rows=rows, caption=METRIC_NAMES[figures[0].metric])
+    return Table(
+        header=header,
+        rows=rows,
+        caption=f"{METRIC_NAMES[figures[0].metric]}, adapter minus in context",
+    )
 
 
 def _types(found: Figures) -> list[str | None]:
@@ -139,7 +143,7 @@ def _draw_accuracy(found: Figures) -> str:
     with drawing(width_in=7.4, height_in=height_in) as (figure, (axes,)):
         for place, name in enumerate(conditions):
             shift = (place - (len(conditions) - 1) / 2) / (len(conditions) + 1)
-            _points(axes, types, found.of(condition=name), place, shift, name)
+            _points(axes, types, found.of(condition=name), shift, style_of(name, conditions), name)
         _label_rows(axes, [type_name(kind) for kind in types])
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(METRIC_NAMES[found.listed[0].metric])
@@ -151,8 +155,8 @@ def _points(
     axes: Axes,
     types: Sequence[str | None],
     found: Figures,
-    place: int,
     shift: float,
+    style: Mapping[str, str],
     label: str,
 ) -> None:
     shown = [(row, f) for row, kind in enumerate(types) if (f := found.one(question_type=kind))]
@@ -160,8 +164,9 @@ def _points(
         [f.value for _, f in shown],
         [row + shift for row, _ in shown],
         xerr=error_bars(f for _, f in shown),
-        fmt=MARKERS[place % len(MARKERS)],
-        color=PALETTE[place % len(PALETTE)],
+        linestyle="none",
+        color=style["color"],
+        marker=style["marker"],
         markersize=5,
         capsize=2,
         linewidth=1,
@@ -177,7 +182,7 @@ def _difference_pictures(judged: Sequence[Figure]) -> list[Picture]:
             Picture(
                 svg=_draw_differences(of_metric),
                 text=f"{METRIC_NAMES.get(metric, metric)}: adapter minus in context with 95% "
-                f"intervals; the shaded band is the margin of {number(of_metric[0].margin or 0)}.",
+                f"intervals; the shaded band is the margin of {of_metric[0].margin:g}.",
             )
         )
     return pictures

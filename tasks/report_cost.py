@@ -16,9 +16,10 @@ from tasks.evaluate_cost import (
 )
 from tasks.evaluate_figures import Figure
 from tasks.html_page import Picture, Section, Table
-from tasks.pictures import MARKERS, PALETTE, drawing, svg_of
-from tasks.report_figures import Figures, milliseconds, plain_log_axis
+from tasks.pictures import drawing, svg_of
+from tasks.report_figures import Figures, milliseconds, plain_log_axis, style_of
 
+WAYS = tuple(PREPARED)
 _PARTS = {
     "decode_s": "decode",
     "internalize_s": "internalize",
@@ -139,7 +140,7 @@ def _amortised_table(spread: Figures) -> Table:
 def _draw_first_token(found: Figures) -> str:
     with drawing(width_in=7.4, height_in=3.4, num_axes=2) as (figure, (left, right)):
         first = found.of(metric=FIRST_TOKEN)
-        for place, way in enumerate(first.conditions()):
+        for place, way in enumerate(WAYS):
             _line(left, place, first.of(condition=way).listed, way, scale=1000.0)
             _line(right, place, found.of(metric=PROMPT_TOKENS, condition=way).listed, None)
         for axes, label in ((left, "time to first token, ms"), (right, "prompt tokens")):
@@ -150,13 +151,12 @@ def _draw_first_token(found: Figures) -> str:
 
 def _draw_amortised(spread: Figures) -> str:
     with drawing(width_in=7.4, height_in=3.6) as (figure, (axes,)):
-        for place, way in enumerate(spread.conditions()):
+        for way in spread.conditions():
             listed = spread.of(condition=way).listed
             axes.plot(
                 [f.detail["questions_per_video"] for f in listed],
                 [f.value for f in listed],
-                marker=MARKERS[place],
-                color=PALETTE[place],
+                **style_of(way, WAYS),
                 label=way,
             )
         counts = sorted({f.detail["questions_per_video"] for f in spread.listed})
@@ -169,14 +169,15 @@ def _line(
     axes: Axes, place: int, figures: Sequence[Figure], label: str | None, *, scale: float = 1.0
 ) -> None:
     listed = sorted(figures, key=lambda f: f.num_frames or 0)
+    if not listed:
+        return
     axes.plot(
         [f.num_frames or 0 for f in listed],
         [scale * f.value for f in listed],
         # A cache's prompt is as long as the one in context: a hollow marker shows both.
-        marker=MARKERS[place],
+        **style_of(WAYS[place], WAYS),
         markerfacecolor="none" if place else None,
         markersize=6 + 2 * place,
-        color=PALETTE[place],
         label=label,
     )
 

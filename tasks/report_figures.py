@@ -8,6 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from tasks.evaluate_figures import Figure
+from tasks.pictures import MARKERS, PALETTE
 
 ALL_TYPES = "all types"
 METRIC_NAMES = {
@@ -47,10 +48,18 @@ class Figures:
         return list(dict.fromkeys(getattr(f, column) for f in self.listed))
 
     def conditions(self) -> list[str]:
-        """List the conditions, modes first and in their usual order."""
-        found = self.values("condition")
-        known = [name for name in MODE_ORDER if name in found]
-        return known + [name for name in found if name not in known]
+        """List the conditions in the order in which they were measured."""
+        names: list[str] = self.values("condition")
+        return names
+
+
+def style_of(name: str, conditions: Sequence[str]) -> dict[str, Any]:
+    """Return a condition's colour and marker: a mode has the same ones in every picture."""
+    fixed = {known: place for place, known in enumerate(MODE_ORDER) if known in conditions}
+    free = [place for place in range(len(PALETTE)) if place not in fixed.values()]
+    others = [known for known in conditions if known not in fixed]
+    places = fixed | dict(zip(others, free * len(others), strict=False))
+    return {"color": PALETTE[places[name]], "marker": MARKERS[places[name]]}
 
 
 def type_name(kind: str | None) -> str:

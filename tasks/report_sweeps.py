@@ -9,8 +9,8 @@ from matplotlib.image import AxesImage
 from tasks.evaluate_figures import Figure
 from tasks.evaluate_sweeps import ALL_RANKS, SHOWN_METRIC
 from tasks.html_page import Picture, Section, Table
-from tasks.pictures import HEAT_MAP, MARKERS, PALETTE, drawing, svg_of
-from tasks.report_figures import METRIC_NAMES, Figures, error_bars, with_interval
+from tasks.pictures import HEAT_MAP, drawing, svg_of
+from tasks.report_figures import METRIC_NAMES, Figures, error_bars, style_of, with_interval
 
 _NAME = METRIC_NAMES[SHOWN_METRIC]
 
@@ -136,8 +136,7 @@ def _draw_lines(
                 [counts.index(getattr(f, column)) + shift for f in listed],
                 [f.value for f in listed],
                 yerr=error_bars(listed),
-                marker=MARKERS[place % len(MARKERS)],
-                color=PALETTE[place % len(PALETTE)],
+                **style_of(name, conditions),
                 capsize=2,
                 linewidth=1.3,
                 label=name,
