@@ -1,6 +1,7 @@
 """Questions to be looked at: frames of the video, the reference, and what every mode said."""
 
 import base64
+import functools
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,8 @@ from video2lora_core.segments import Segment
 
 logger = logging.getLogger(__name__)
 
-_NUM_FRAMES = 4
-_WIDTH_PX = 200
+_MAX_FRAMES = 16
+_SHEET_PX = 400
 _GAP_PX = 4
 _RIGHT = "exact_match"
 
@@ -88,33 +89,40 @@ def _one_per_video(said: Iterator[Said]) -> list[Said]:
 
 
 def _contact_sheet(video: EvaluatedVideo) -> str | None:
-    """Return frames of a video, two by two, as a JPEG in base64; None where it cannot be read."""
+    """Return frames of a video as one JPEG in base64; None where it cannot be read.
+
+    Four frames of one segment, of more segments two each, up to 16.
+    """
     whole = Segment(start_us=0, end_us=video.duration_us)
+    columns = 2 if video.num_segments <= 2 else 4
+    num_frames = min(_MAX_FRAMES, max(4, 2 * video.num_segments))
+    small = functools.partial(_small, width_px=_SHEET_PX // columns)
     try:
         with SourceFile(video.source) as file:
-            (found,) = decode(file.path(), [whole], num_frames=_NUM_FRAMES, prepare=_small)
+            (found,) = decode(file.path(), [whole], num_frames=num_frames, prepare=small)
     except VideoError as error:
         logger.warning("video %s: not shown: %s", video.video_id[:12], error)
         return None
     if not isinstance(found, SegmentFrames):
         return None
     out = io.BytesIO()
-    _tiled(found.pixels).save(out, format="JPEG", quality=80)
+    _tiled(found.pixels, columns).save(out, format="JPEG", quality=80)
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _small(frame: np.ndarray) -> np.ndarray:
-    height_px, width_px, _ = frame.shape
-    size = (_WIDTH_PX, max(1, round(_WIDTH_PX * height_px / width_px)))
+def _small(frame: np.ndarray, *, width_px: int) -> np.ndarray:
+    height_px, full_px, _ = frame.shape
+    size = (width_px, max(1, round(width_px * height_px / full_px)))
     image = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _tiled(frames: np.ndarray) -> Image.Image:
-    _, _, height_px, width_px = frames.shape
-    sheet = Image.new("RGB", (2 * width_px + _GAP_PX, 2 * height_px + _GAP_PX), "white")
+def _tiled(frames: np.ndarray, columns: int) -> Image.Image:
+    num_frames, _, height_px, width_px = frames.shape
+    wide, high = width_px + _GAP_PX, height_px + _GAP_PX
+    rows = -(-num_frames // columns)
+    sheet = Image.new("RGB", (columns * wide - _GAP_PX, rows * high - _GAP_PX), "white")
     for place, frame in enumerate(frames):
-        row, column = divmod(place, 2)
-        corner = (column * (width_px + _GAP_PX), row * (height_px + _GAP_PX))
-        sheet.paste(Image.fromarray(frame.transpose(1, 2, 0)), corner)
+        row, column = divmod(place, columns)
+        sheet.paste(Image.fromarray(frame.transpose(1, 2, 0)), (column * wide, row * high))
     return sheet
