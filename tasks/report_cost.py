@@ -35,8 +35,12 @@ def first_token_section(figures: Figures) -> Section:
     """Show time to first token and prompt length against the number of frames."""
     found = figures.of(part=PART)
     frames = [n for n in found.of(metric=FIRST_TOKEN).values("num_frames") if n is not None]
+    heading = "Time to first token, and prompt length"
+    if not frames:
+        text = "No video could be timed: none of the questions' videos could be decoded."
+        return Section(heading=heading, paragraphs=(text,))
     return Section(
-        heading="Time to first token, and prompt length",
+        heading=heading,
         paragraphs=(
             "From the prompt's ids to the first new id, warm, with the adapter or the cache "
             "resident; one question at a time. All ways were timed in turns in one process, and "
