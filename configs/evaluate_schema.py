@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from configs.answer_schema import MODES, Mode
+from configs.schema import DecodeConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Positives = tuple[Positive, ...]
@@ -108,6 +109,8 @@ class EvaluateConfig(_Strict):
     """Resamples of the bootstrap behind every interval."""
     num_examples: Annotated[int, Field(ge=0)] = 8
     """Questions that the report shows with frames and the answers of every mode."""
+    decode: DecodeConfig = DecodeConfig()
+    """Where and within which limits videos are decoded for the lake; answering takes one child."""
     cost: CostConfig | None = None
     """Time to first token, prompt tokens and amortised cost."""
     composition: CompositionConfig | None = None

@@ -28,7 +28,7 @@ from tasks.unit_rows import CODE_VERSION
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_NOT_MEASURED = {"lake", "engine", "exam", "corpus", "questions"}
+_NOT_MEASURED = {"lake", "engine", "exam", "corpus", "questions", "decode"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,11 @@ def recipe_of(config: EvaluateConfig) -> Recipe:
 def internalize_config(config: EvaluateConfig, *, corpus: str) -> InternalizeConfig:
     """Return the run config that makes the evaluation's adapters."""
     return InternalizeConfig(
-        corpus=corpus, lake=config.lake, model=config.model, engine=config.engine
+        corpus=corpus,
+        lake=config.lake,
+        model=config.model,
+        engine=config.engine,
+        decode=config.decode,
     )
 
 
@@ -132,6 +136,7 @@ def answer_config(config: EvaluateConfig, mode: Mode, *, question_set: str) -> A
         mode=mode,
         max_new_tokens=config.max_new_tokens,
         engine=config.engine,
+        decode=config.decode.model_copy(update={"workers": min(1, config.decode.workers)}),
     )
 
 

@@ -56,6 +56,7 @@ def run_evaluation(corpus: Path, tmp_path: Path, model: str, asked: Path) -> Eva
             "corpus": str(corpus),
             "questions": str(asked),
             "engine": "local",
+            "decode": {"workers": 0},
             **SMALL,
         }
         config = EvaluateConfig.model_validate({**values, **changed})

@@ -74,9 +74,7 @@ def test_only_questions_that_both_modes_answered_are_paired() -> None:
     adapter = [said(n, "blue") for n in range(4)]
     context = [said(n, "red") for n in range(2)]
     figures = compare({"adapter": adapter, "in-context": context}, settings())
-    difference = found(
-        figures, baseline="in-context", metric="exact_match", question_type="colour"
-    )
+    difference = found(figures, baseline="in-context", metric="exact_match", question_type="colour")
     assert (difference.value, difference.num_questions) == (-1.0, 2)
 
 
@@ -109,9 +107,7 @@ def test_one_video_has_no_interval_and_no_answer_has_no_figure() -> None:
 
 def timed(way: str, **seconds: float) -> list[Figure]:
     return [
-        Figure(
-            part="cost", condition=way, metric=name, value=v, num_questions=4, num_frames=8
-        )
+        Figure(part="cost", condition=way, metric=name, value=v, num_questions=4, num_frames=8)
         for name, v in seconds.items()
     ]
 

@@ -67,7 +67,6 @@ def test_a_report_without_any_figure_says_what_is_missing() -> None:
     assert "No cell could be measured" in html
 
 
-
 def test_parts_that_were_not_asked_for_have_no_section() -> None:
     html = page(comparison(), comparison={"seconds": 1.0, "cpu_seconds": 1.0})
     assert "Frames and resolution" not in headings(html)
