@@ -75,7 +75,7 @@ def test_random_slices_are_slices_of_the_adapter_and_the_seed_decides_them() -> 
 
 @pytest.mark.parametrize(("choice", "count"), [("top-k", 0), ("remove-top-k", 6)])
 def test_a_choice_that_leaves_nothing_is_refused(choice: Choice, count: int) -> None:
-    with pytest.raises(UsageError, match="choose_slices: .* at least one slice left"):
+    with pytest.raises(UsageError, match=r"choose_slices: .* at least one slice left"):
         choose_slices(adapter(), choice, count=count)
 
 
