@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from configs.answer_schema import MODES, Mode
+from configs.judge_schema import JudgeConfig
 from configs.schema import DecodeConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -111,6 +112,8 @@ class EvaluateConfig(_Strict):
     """Questions that the report shows with frames and the answers of every mode."""
     decode: DecodeConfig = DecodeConfig()
     """Where and within which limits videos are decoded for the lake; answering takes one child."""
+    judge: JudgeConfig | None = None
+    """A language model that scores the answers beside the other metrics; off where it is left out."""
     cost: CostConfig | None = None
     """Time to first token, prompt tokens and amortised cost."""
     composition: CompositionConfig | None = None

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tasks.evaluate_parts import (
     set_questions,
 )
 from tasks.evaluate_sweeps import measure_composition, measure_ranks, measure_sweep
+from tasks.judge import Judge
 from tasks.models import LoadedModel, load_model
 from tasks.recipe import identify_model
 from tasks.report_accuracy import verdict_lines
@@ -177,8 +179,11 @@ def _compare(
     if config.has_control:
         asking = Asking(model=load_model(model_config), max_new_tokens=config.max_new_tokens)
         said[CONTROL] = control(lake, videos, asking, identify_model(model_config))
+    with ExitStack() as stack:
+        judge = stack.enter_context(Judge(config.judge)) if config.judge else None
+        figures = compare(said, config, judge=judge)
     return {
-        "figures": as_json(compare(said, config)),
+        "figures": as_json(figures),
         "examples": make_examples(said, videos, count=config.num_examples),
     }
 

@@ -6,7 +6,8 @@ its metric, and only there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from configs.evaluate_schema import EvaluateConfig
 from tasks.evaluate_ask import METRICS, score_of
@@ -14,8 +15,17 @@ from tasks.evaluate_figures import Figure, Score, difference_figure, mean_figure
 from tasks.question_set import SetQuestion
 
 PART = "comparison"
+JUDGE = "judge"
 CONTROL = "another video's adapter"
 PAIR = ("adapter", "in-context")
+
+
+class Judge(Protocol):
+    """Scores (question, answer, references) from 0 to 1, as `tasks.judge.Judge` does."""
+
+    def scores(self, asked: Sequence[tuple[str, str, Sequence[str]]]) -> list[float | None]:
+        """Return one score per answer; None where there is none."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +53,30 @@ class Said:
         return score_of(asked, self.video_id, self.text)
 
 
-def compare(said: Mapping[str, Sequence[Said]], settings: EvaluateConfig) -> list[Figure]:
+def judged_scores(said: Sequence[Said], judge: Judge) -> list[Score]:
+    """Score answers by every metric and by the judge, where it gives a score."""
+    given = judge.scores([(one.question, one.text, one.references) for one in said])
+    return [
+        score if value is None else replace(score, values={**score.values, JUDGE: value})
+        for score, value in zip((one.score() for one in said), given, strict=True)
+    ]
+
+
+def compare(
+    said: Mapping[str, Sequence[Said]], settings: EvaluateConfig, *, judge: Judge | None = None
+) -> list[Figure]:
     """Return every figure of the comparison; `said` has the answers of each condition."""
-    scores = {name: [given.score() for given in listed] for name, listed in said.items()}
+    scores = {
+        name: judged_scores(listed, judge) if judge else [given.score() for given in listed]
+        for name, listed in said.items()
+    }
     types = sorted(
         {s.question_type for listed in scores.values() for s in listed if s.question_type}
     )
     figures: list[Figure | None] = []
     for kind in [None, *types]:
         of_kind = {name: _of_type(listed, kind) for name, listed in scores.items()}
-        for metric in METRICS:
+        for metric in (*METRICS, JUDGE):
             figures += _means(of_kind, metric, kind, settings)
             figures.append(_difference(of_kind, metric, kind, settings))
     found = [figure for figure in figures if figure is not None]

@@ -63,7 +63,7 @@ def identify(
 ) -> Evaluation:
     """Name an evaluation by its settings, its recipe and its questions."""
     recipe = recipe_of(config)
-    settings = config.model_dump(mode="json", exclude=_NOT_MEASURED)
+    settings = config.model_dump(mode="json", exclude=_NOT_MEASURED, exclude_none=True)
     content = {
         "format": _FORMAT,
         "code_version": CODE_VERSION,

@@ -1,5 +1,7 @@
 """Figures of an evaluation: hand-worked means, differences and costs, and their rows."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from configs.evaluate_schema import CostConfig, EvaluateConfig
@@ -76,6 +78,24 @@ def test_only_questions_that_both_modes_answered_are_paired() -> None:
     figures = compare({"adapter": adapter, "in-context": context}, settings())
     difference = found(figures, baseline="in-context", metric="exact_match", question_type="colour")
     assert (difference.value, difference.num_questions) == (-1.0, 2)
+
+
+class Fair:
+    """Gives half a point to what is right, and none to the second answer."""
+
+    def scores(self, asked: Sequence[tuple[str, str, Sequence[str]]]) -> list[float | None]:
+        given = [0.5 * (answer in references) for _, answer, references in asked]
+        return [None if place == 1 else score for place, score in enumerate(given)]
+
+
+def test_a_judges_scores_stand_beside_the_others_and_have_their_own_margin() -> None:
+    same = [said(n, "red") for n in range(12)]
+    figures = compare({"adapter": same, "in-context": same}, settings(), judge=Fair())
+    of_all = {"metric": "judge", "question_type": None}
+    figure = found(figures, condition="in-context", **of_all)
+    assert (figure.value, figure.num_questions) == (0.5, 11)
+    difference = found(figures, condition="adapter", baseline="in-context", **of_all)
+    assert (difference.margin, difference.verdict) == (0.15, "equivalent")
 
 
 def test_each_type_is_shown_apart_and_questions_without_a_type_count_in_all() -> None:
