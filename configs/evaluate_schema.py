@@ -113,7 +113,7 @@ class EvaluateConfig(_Strict):
     decode: DecodeConfig = DecodeConfig()
     """Where and within which limits videos are decoded for the lake; answering takes one child."""
     judge: JudgeConfig | None = None
-    """A language model that scores the answers beside the other metrics; off where it is left out."""
+    """A language model that scores answers beside the other metrics; off where left out."""
     cost: CostConfig | None = None
     """Time to first token, prompt tokens and amortised cost."""
     composition: CompositionConfig | None = None
