@@ -20,7 +20,7 @@ def load_config(path: Path, schema: type[ConfigT]) -> ConfigT:
     Raises:
         UsageError: the file is missing, is no YAML mapping, or does not fit the schema.
     """
-    return validate(_read_mapping(path), schema, where=str(path))
+    return validate(read_mapping(path), schema, where=str(path))
 
 
 def load_model_config(name_or_path: str, *, random_weights: bool = False) -> ModelConfig:
@@ -50,7 +50,7 @@ def load_internalize_config(path: Path | None, overrides: dict[str, Any]) -> Int
     Raises:
         UsageError: a value is missing, unknown or out of range.
     """
-    values = _read_mapping(path) if path is not None else {}
+    values = read_mapping(path) if path is not None else {}
     values |= {key: value for key, value in overrides.items() if value is not None}
     return validate(values, InternalizeConfig, where=str(path or "internalize"))
 
@@ -84,7 +84,8 @@ def _find_model_config(name_or_path: str) -> Path:
     )
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read one YAML file as a mapping; UsageError where it is none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

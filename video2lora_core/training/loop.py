@@ -113,7 +113,8 @@ def run_stage(
     team.wait()  # the first process may soon write the next state
     if saved.step:
         logger.info("%s: going on from step %d", stage.name, saved.step)
-    optimised = list(parameters.values())
+    # The norm of all gradients is summed in this order: another one moves the last bits of a run.
+    optimised = [p for group in optimizer.param_groups for p in group["params"]]
     with MetricsLog(
         stage.directory,
         first_step=saved.step,
