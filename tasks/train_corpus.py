@@ -94,10 +94,11 @@ def train_corpus(
     directory, model_config = out or config.out, load_model_config(config.model)
     torch.set_num_threads(config.threads)
     team = join_team(is_cpu=not torch.cuda.is_available() or model_config.vlm.device == "cpu")
+    if team.rank == 0:
+        keep_config(config, directory, resume=resume)
     vlm = load_frozen(model_config)
     material = gather(config, vlm)
     if team.rank == 0:
-        keep_config(config, directory, resume=resume)
         _keep_material(material, directory, resume=resume)
     hypernetwork = build_network(config, vlm)
     frames = FrameShelf(
