@@ -23,8 +23,8 @@ class AnswerConfig(BaseModel):
     model: Annotated[str, Field(min_length=1)] = "tiny"
     """A name under configs/models or the path of a model config."""
     mode: Mode = "adapter"
-    """`adapter` answers from adapters alone; `in-context` shows the frames anew with every
-    question, `in-context-kv-cache` once per video; `blind` shows nothing."""
+    """`adapter` answers from adapters alone; `in-context` shows the frames with every batch of
+    questions anew, `in-context-kv-cache` once per video; `blind` shows nothing."""
     strategy: Literal["compose", "route", "route-compose"] = "route-compose"
     """Which of a video's segments answer, in mode `adapter`: all, the most relevant, or a few."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 32

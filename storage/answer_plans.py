@@ -6,6 +6,7 @@ Parquet file under ROOT/questions/, a row group per shard; its header holds the 
 """
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ _SORTED: Final = [
     "metadata",
     "reason",
 ]
+_DECIDED: Final = ("question_id", "answer_id", "reason", "is_terminal", "detail")
 _FORMAT: Final = 1
 _HEADER: Final = b"video2lora.answers"
 
@@ -135,12 +137,9 @@ def sort_questions(questions: pa.Table) -> pa.Table:
             columns["reason"][place], columns["is_terminal"][place] = "QUESTION_INVALID", True
             columns["detail"][place] = f"question_id {question_id[:80]!r} is given more than once"
     for name, values in columns.items():
-        at = rows.schema.get_field_index(name)
-        rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
+        at, field = rows.schema.get_field_index(name), rows.schema.field(name)
+        rows = rows.set_column(at, field, pa.array(values, field.type))
     return rows
-
-
-_DECIDED: Final = ("question_id", "answer_id", "reason", "is_terminal", "detail")
 
 
 def shard_hashes(questions: pa.Table, shard_questions: int) -> tuple[str, ...]:
@@ -151,8 +150,6 @@ def shard_hashes(questions: pa.Table, shard_questions: int) -> tuple[str, ...]:
 
 def put_answer_plan(objects: ObjectStore, header: AnswerHeader, questions: pa.Table) -> AnswerPlan:
     """Store a plan under its run_id, unless it is there, and return it."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="video2lora-") as folder:
         path = Path(folder) / "questions.parquet"
         with pq.ParquetWriter(path, QUESTION_SCHEMA, compression="zstd") as writer:

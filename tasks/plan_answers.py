@@ -59,9 +59,7 @@ class Joined:
 def join_questions(config: AnswerConfig, lake: Lake, recipe: AnswerRecipe) -> Joined:
     """Read a question set and look its videos up, all at once."""
     questions = list(read_questions(config.questions, lake))
-    named = resolve_videos(
-        lake.catalog, (q.video for q in questions if isinstance(q, SetQuestion))
-    )
+    named = resolve_videos(lake.catalog, (q.video for q in questions if isinstance(q, SetQuestion)))
     video_ids = {named.video_id for named in named.values() if named.video_id is not None}
     adapters = pick_many(
         lake,
@@ -90,7 +88,9 @@ def plan_answers(config: AnswerConfig, *, attempt_id: str) -> AnswerPlanSummary:
         _note_plan(lake, config, recipe, plan, attempt_id=attempt_id)
     num_videos = len(set(questions["video_id"].drop_null().to_pylist()))
     report("questions_planned", questions.num_rows)
-    logger.info("run %s: %d questions in %d shards", plan.run_id[:12], questions.num_rows, num_shards)
+    logger.info(
+        "run %s: %d questions in %d shards", plan.run_id[:12], questions.num_rows, num_shards
+    )
     return AnswerPlanSummary(
         run_id=plan.run_id,
         num_questions=questions.num_rows,
@@ -222,10 +222,14 @@ def _as_file(name: str, questions: str) -> str | None:
     """Return the file that a name of no known video is the path of."""
     if is_remote(name):
         return name
-    folders = [Path()] if is_select(questions) or is_remote(questions) else [
-        Path(),
-        Path(questions).expanduser().parent,
-    ]
+    folders = (
+        [Path()]
+        if is_select(questions) or is_remote(questions)
+        else [
+            Path(),
+            Path(questions).expanduser().parent,
+        ]
+    )
     for folder in folders:
         path = folder / Path(name).expanduser()
         if path.is_file():

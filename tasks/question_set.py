@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from configs.answer_schema import MODES, Mode
 from video2lora_core.errors import Reason
 
-Mode = Literal["adapter", "in-context", "in-context-kv-cache", "blind"]
-MODES: tuple[Mode, ...] = ("adapter", "in-context", "in-context-kv-cache", "blind")
+__all__ = ["MODES", "BadQuestion", "Mode", "SetQuestion"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
