@@ -21,7 +21,7 @@ def load_config(path: Path, schema: type[ConfigT]) -> ConfigT:
     Raises:
         UsageError: the file is missing, is no YAML mapping, or does not fit the schema.
     """
-    return validate(_read_mapping(path), schema, where=str(path))
+    return validate(read_mapping(path), schema, where=str(path))
 
 
 def load_model_config(name_or_path: str, *, random_weights: bool = False) -> ModelConfig:
@@ -76,7 +76,7 @@ def validate(values: dict[str, Any], schema: type[ConfigT], *, where: str) -> Co
 
 
 def _overlaid(path: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    values = _read_mapping(path) if path is not None else {}
+    values = read_mapping(path) if path is not None else {}
     return values | {key: value for key, value in overrides.items() if value is not None}
 
 
@@ -97,7 +97,8 @@ def _find_model_config(name_or_path: str) -> Path:
     )
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read one YAML file as a mapping; UsageError where it is none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

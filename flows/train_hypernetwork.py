@@ -1,68 +1,33 @@
-"""Train from a config, with a progress bar per stage; the stages themselves are tasks.train."""
+"""Train: ask the teacher where its answers are wanted, then run the training itself.
 
-from collections.abc import Mapping
+Both kinds of training config go through here, with either engine. Processes that were started
+together (`accelerate launch`, `torchrun`) find the teacher's answers in the lake: asking it is not
+theirs to repeat.
+"""
+
+import os
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
-from flows.console import make_console
-from tasks.train import run
-
-_SHOWN = ("loss", "answer_loss")
+from configs.train_corpus_schema import CorpusTrainConfig
+from configs.train_schema import TrainConfig
+from flows.engine import Engine
+from flows.teacher_targets import ask_teacher
+from tasks.train import train_embedded
+from tasks.train_corpus import train_corpus
+from video2lora_core.training.loop import Report
 
 
-def train_hypernetwork(config: Path, *, out: Path | None, resume: bool) -> Path:
+def train_hypernetwork(
+    config: TrainConfig | CorpusTrainConfig,
+    engine: Engine,
+    *,
+    out: Path | None = None,
+    resume: bool = True,
+    report: Report | None = None,
+) -> Path:
     """Train what `config` describes; return the directory of the finished model."""
-    console = make_console()
-    with _Bars(console) as bars:
-        directory = run(config, out=out, resume=resume, report=bars.report)
-    console.print(f"model    {directory / 'vlm'} and {directory / 'hypernetwork'}")
-    console.print(f"curves   {directory / 'curves.png'}, {directory}/*/log.jsonl")
-    console.print(f"measure  python -m tasks.model_card --run {directory}")
-    return directory
-
-
-class _Bars:
-    """One bar per stage on a terminal; one line per tenth of a stage elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description:<13}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._bars: dict[str, TaskID] = {}
-        self._tenths: dict[str, int] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def report(self, stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Show how far a stage is."""
-        text = " ".join(f"{name} {metrics[name]:.3f}" for name in _SHOWN if name in metrics)
-        if self._console.is_terminal:
-            if stage not in self._bars:
-                self._bars[stage] = self._progress.add_task(stage, total=steps, metrics="")
-            self._progress.update(self._bars[stage], completed=step, metrics=text)
-            return
-        tenth = 10 * step // steps
-        if tenth > self._tenths.get(stage, -1):
-            self._tenths[stage] = tenth
-            self._console.print(f"{stage}: step {step} of {steps}, {text}")
+    if isinstance(config, TrainConfig):
+        return engine.step(train_embedded, config, out=out, resume=resume, report=report)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        ask_teacher(config, engine)
+    return engine.step(train_corpus, config, out=out, resume=resume, report=report)

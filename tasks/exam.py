@@ -62,6 +62,15 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExamVideo:
+    """A video of the exam before any hypernetwork saw it."""
+
+    world: World
+    segments: tuple[SegmentFrames, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A video of the exam: what it shows, its decoded segments, their adapters, its questions."""
 
@@ -108,29 +117,38 @@ def sit(
     modes = COMPOSED_MODES if paper.num_segments == 1 else ALL_MODES
     for start in range(0, paper.num_videos, VIDEOS_PER_GROUP):
         numbers = range(start, min(start + VIDEOS_PER_GROUP, paper.num_videos))
-        candidates = [_candidate(paper, number, model, config) for number in numbers]
+        candidates = [candidate_of(exam_video(paper, n, config), model) for n in numbers]
         for mode in modes:
-            yield from _marks(paper, mode, start, candidates, model)
+            yield from marks_of(paper, mode, start, candidates, model)
         on_group(len(candidates))
 
 
-def _candidate(paper: Paper, number: int, model: LoadedModel, config: ModelConfig) -> Candidate:
+def exam_video(paper: Paper, number: int, config: ModelConfig) -> ExamVideo:
+    """Render and decode one video of a paper, and say what is asked about it."""
     seed = FIRST_SEED + paper.seed * 1_000_000 + number
     world = sample_world(
         seed, num_scenes=paper.num_segments, two_things=paper.two_things, pairs=paper.pairs
     )
-    frames = decoded_segments(world, config, seed=number)
-    made = internalize(
-        model.vlm, model.hypernetwork, frames, checkpoint_sha256=model.checkpoint.sha256
-    )
     questions = ask_all(world, seed=0, pairs=paper.pairs)
     if paper.seed >= 10:  # a composition paper of one segment asks what the longer ones ask
         questions = [q for q in questions if q.kind in MANY_SCENES_TYPES]
-    return Candidate(
+    return ExamVideo(
         world=world,
-        segments=frames,
-        adapters=tuple(adapter_from_bytes(adapter_bytes(adapter)) for adapter in made),
+        segments=decoded_segments(world, config, seed=number),
         questions=tuple(questions),
+    )
+
+
+def candidate_of(video: ExamVideo, model: LoadedModel) -> Candidate:
+    """Internalize a video's segments; adapters go through their stored bytes."""
+    made = internalize(
+        model.vlm, model.hypernetwork, video.segments, checkpoint_sha256=model.checkpoint.sha256
+    )
+    return Candidate(
+        world=video.world,
+        segments=video.segments,
+        adapters=tuple(adapter_from_bytes(adapter_bytes(adapter)) for adapter in made),
+        questions=video.questions,
     )
 
 
@@ -151,9 +169,10 @@ def decoded_segments(world: World, config: ModelConfig, *, seed: int) -> tuple[S
     return segments
 
 
-def _marks(
+def marks_of(
     paper: Paper, mode: str, start: int, candidates: Sequence[Candidate], model: LoadedModel
 ) -> Iterator[Mark]:
+    """Yield the marks of some candidates in one mode; the first is video `start` of its paper."""
     said = (
         _in_context(candidates, model)
         if mode == "in context"

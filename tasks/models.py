@@ -55,6 +55,11 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return _load_once(config.model_dump_json())
 
 
+def load_frozen(config: ModelConfig) -> Vlm:
+    """Load the VLM alone, as training and its teacher need it; the checkpoint is not looked at."""
+    return _load_vlm(config, random_model(config), _device(config.vlm.device))
+
+
 def forget_model() -> None:
     """Let the next `load_model` read the files again, because they changed."""
     _load_once.cache_clear()

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from configs.load import load_config, load_model_config
 from configs.schema import ModelConfig
@@ -46,14 +47,25 @@ def run(
     resume: bool = True,
     report: Report | None = None,
 ) -> Path:
+    """Train as a training config's file says; see `train_embedded`."""
+    config = load_config(config_path, TrainConfig)
+    return train_embedded(config, out=out, resume=resume, report=report)
+
+
+def train_embedded(
+    config: TrainConfig,
+    *,
+    out: Path | None = None,
+    resume: bool = True,
+    report: Report | None = None,
+) -> Path:
     """Train as a training config says; return the directory with the finished model.
 
     With `resume`, a stage goes on from its newest saved state and a finished stage is not run
     again.
     """
-    config = load_config(config_path, TrainConfig)
     directory = out or config.out
-    _keep_config(config, directory, resume=resume)
+    keep_config(config, directory, resume=resume)
     torch.set_num_threads(config.threads)
     model_config = load_model_config(config.model)
     train_vlm(config, directory, resume=resume, report=report)
@@ -65,7 +77,7 @@ def run(
     return directory
 
 
-def _keep_config(config: TrainConfig, directory: Path, *, resume: bool) -> None:
+def keep_config(config: BaseModel, directory: Path, *, resume: bool) -> None:
     """Write the config beside the states; refuse to go on from states of another one."""
     text = config.model_dump_json(exclude={"out"}, indent=1) + "\n"
     kept = directory / "config.json"

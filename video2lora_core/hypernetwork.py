@@ -232,8 +232,13 @@ class Hypernetwork(nn.Module):
 
         `position` counts covered layers: the decoder layer is `config.layers[position]`.
         """
-        e = self.embed(x, mask)[:, None]
-        factors = self._factors(e, slice(position, position + 1))
+        return self.factors_of(position, self.embed(x, mask))
+
+    def factors_of(
+        self, position: int, e: Float[Tensor, "segment module rank d_latent"]
+    ) -> dict[str, LayerFactors]:
+        """Make one covered layer's factors [segment, rank, d] from its embeddings (`embed`)."""
+        factors = self._factors(e[:, None], slice(position, position + 1))
         return {name: (f.a.squeeze(1), f.b.squeeze(1)) for name, f in factors.items()}
 
     def embed(

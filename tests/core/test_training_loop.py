@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
+from video2lora_core.errors import UsageError
 from video2lora_core.training.curves import draw_curves, read_log
-from video2lora_core.training.loop import Schedule, Stage, StepResult, run_stage
+from video2lora_core.training.loop import (
+    Schedule,
+    Stage,
+    StepResult,
+    named_parameters,
+    run_stage,
+)
+from video2lora_core.training.state import load_best
 
 SCHEDULE = Schedule(
     steps=6, learning_rate=0.1, warmup_steps=2, save_every=3, log_every=1, weight_decay=0.1
@@ -34,6 +42,7 @@ class Lesson:
         self.network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.die_at = die_at
+        self.first = 0
         self.steps: list[int] = []
 
     def __call__(self, step: int) -> StepResult:
@@ -174,6 +183,110 @@ def test_the_pointer_names_the_newest_state(tmp_path: Path) -> None:
     taught(tmp_path)
     pointer = json.loads((tmp_path / "state.json").read_text())
     assert pointer == {"step": 6, "file": "state-000006.safetensors"}
+
+
+def test_a_last_line_that_a_kill_tore_is_left_out_on_resume(
+    tmp_path: Path, straight: Lesson
+) -> None:
+    taught(tmp_path / "broken", die_at=5)
+    log = tmp_path / "broken" / "log.jsonl"
+    log.write_text(log.read_text()[:-20])
+    assert_same(taught(tmp_path / "broken", seed=99), straight)
+    assert log_of(tmp_path / "broken") == log_of(tmp_path / "straight")
+
+
+def test_what_was_seen_but_not_logged_before_a_kill_is_in_the_next_line(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, log_every=2)  # states are saved after steps 3 and 6
+    run_stage(Lesson(seed=1).stage(tmp_path / "straight", schedule=schedule))
+    with pytest.raises(KilledError):
+        run_stage(Lesson(seed=1, die_at=3).stage(tmp_path / "broken", schedule=schedule))
+    run_stage(Lesson(seed=99).stage(tmp_path / "broken", schedule=schedule))
+    assert log_of(tmp_path / "broken") == log_of(tmp_path / "straight")
+    assert [row["step"] for row in log_of(tmp_path / "broken")] == [2, 4, 6]
+
+
+class Halves(Lesson):
+    """Gives a lesson's batch in two halves, numbered one after the other."""
+
+    def __call__(self, step: int) -> StepResult:
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step // 2))
+        x = x[step % 2 :: 2]
+        loss = (self.network(x) - x.sum(1, keepdim=True)).square().mean()
+        return StepResult(loss=loss, metrics={})
+
+
+class Wholes(Lesson):
+    """Gives the same batch at once."""
+
+    def __call__(self, step: int) -> StepResult:
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        loss = (self.network(x) - x.sum(1, keepdim=True)).square().mean()
+        return StepResult(loss=loss, metrics={})
+
+
+def test_accumulated_batches_teach_what_one_large_batch_does(tmp_path: Path) -> None:
+    halves, wholes = Halves(seed=1), Wholes(seed=1)
+    run_stage(halves.stage(tmp_path / "halves", schedule=replace(SCHEDULE, accumulate=2)))
+    run_stage(wholes.stage(tmp_path / "wholes"))
+    for a, b in zip(halves.parameters(), wholes.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    losses = [[row["loss"] for row in log_of(tmp_path / name)] for name in ("halves", "wholes")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def measured(directory: Path, lesson: Lesson, losses: list[float]) -> Stage:
+    """A stage whose held-out losses after steps 2, 4 and 6 are given."""
+
+    def held_out(number: int) -> float:
+        done = len(lesson.steps) + lesson.first
+        return losses[done // 2 - 1] + (0.5 if number else -0.5)
+
+    schedule = replace(SCHEDULE, evaluate_every=2)
+    return lesson.stage(directory, schedule=schedule, held_out=held_out, num_held_out=2)
+
+
+@pytest.mark.parametrize("die_at", [None, 3, 5])
+def test_the_parameters_that_do_best_on_held_out_batches_are_kept_also_over_a_kill(
+    tmp_path: Path, die_at: int | None
+) -> None:
+    losses = [3.0, 1.0, 2.0]
+    lesson = Lesson(seed=1, die_at=die_at)
+    if die_at is not None:
+        with pytest.raises(KilledError):
+            run_stage(measured(tmp_path, lesson, losses))
+        lesson = Lesson(seed=99)
+        lesson.first = 3
+    run_stage(measured(tmp_path, lesson, losses))
+    unbroken = Lesson(seed=1)
+    four_steps = unbroken.stage(tmp_path / "four")
+    unbroken.die_at = 4
+    with pytest.raises(KilledError):
+        run_stage(four_steps)
+    best = load_best(tmp_path, named_parameters(lesson.stage(tmp_path)))
+    assert best is not None
+    assert (best.step, best.loss) == (4, 1.0)
+    assert_same(lesson, unbroken)
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-000004.safetensors"]
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:
+    lesson = Lesson(seed=1)
+
+    def step(_: int) -> StepResult:
+        return StepResult(loss=lesson.network[0].weight.sum() * math.nan, metrics={})
+
+    with pytest.raises(UsageError, match="step 1: the loss is nan"):
+        run_stage(lesson.stage(tmp_path, step=step))
+
+
+def test_tensorboard_is_given_what_the_log_is_given(tmp_path: Path) -> None:
+    run_stage(Lesson(seed=1).stage(tmp_path, is_tensorboard=True))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, round(event.value, 4)) for event in events.Scalars("loss")]
+    assert shown == [(row["step"], round(row["loss"], 4)) for row in log_of(tmp_path)]
 
 
 def one_step(stage: Stage, gradient: float) -> dict[str, torch.Tensor]:

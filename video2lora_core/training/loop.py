@@ -1,26 +1,34 @@
 """The training loop that every stage shares: AdamW, warm-up and cosine, a log, exact resume.
 
-A stage is a function `step -> loss and metrics` over named modules. Its batches depend on the step
+A stage is a function `batch number -> loss and metrics` over named modules. Batches depend on their
 number alone, so a run that is killed and resumed sees the same batches and the same optimiser
-state: the same loss curve. State files are safetensors plus JSON; the JSON is written last and
-names the state that is whole.
+state: the same loss curve. A step is `accumulate` batches on each of the processes that train
+together; batches are numbered over all of them, so what a step sees does not depend on how many
+processes share it.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
+from video2lora_core.errors import UsageError
+from video2lora_core.training.metrics_log import Averages, MetricsLog
+from video2lora_core.training.state import (
+    Saved,
+    forget_state,
+    load_state,
+    save_best,
+    save_state,
+)
+from video2lora_core.training.team import Alone, Team
 
-POINTER = "state.json"  # names the newest state that is whole
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +44,10 @@ class Schedule:
     clip_norm: float = 1.0
     log_every: int = 50
     save_every: int = 500
+    accumulate: int = 1
+    """Batches per step and process; their gradients are averaged."""
+    evaluate_every: int = 0
+    """Steps between two looks at the held-out batches; 0 never looks."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate's factor: linear warm-up, then a cosine to `decay_to`."""
@@ -47,7 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """A step's loss, still on the graph, and plain numbers to log."""
+    """A batch's loss, still on the graph, and plain numbers to log."""
 
     loss: Tensor
     metrics: Mapping[str, float]
@@ -60,7 +72,9 @@ class Stage:
     `modules` are saved and trained, except where a parameter has requires_grad=False.
     `rate_factors` multiplies the learning rate of parameters whose name contains a key; they do not
     decay.
-    `directory` takes state, log and nothing else.
+    `directory` takes states, log and nothing else.
+    `held_out` gives the loss of a held-out batch, of `num_held_out`: the parameters that do best on
+    all of them are kept beside the newest.
     """
 
     name: str
@@ -69,62 +83,92 @@ class Stage:
     schedule: Schedule
     directory: Path
     rate_factors: Mapping[str, float]
+    held_out: Callable[[int], float] | None = None
+    num_held_out: int = 0
+    is_tensorboard: bool = False
 
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 
 
-def run_stage(stage: Stage, *, resume: bool = True, report: Report | None = None) -> None:
+def run_stage(
+    stage: Stage, *, resume: bool = True, report: Report | None = None, team: Team | None = None
+) -> None:
     """Train a stage to its last step; with `resume`, go on from the newest saved state.
 
-    `report(stage, step, steps, metrics)` is called at every logged step.
+    `report(stage, step, steps, metrics)` is called at every logged step. `team` are the processes
+    that train together; the first of them writes and reports.
+
+    Raises:
+        UsageError: the loss is no finite number.
     """
-    optimizer = _optimizer(stage)
-    stage.directory.mkdir(parents=True, exist_ok=True)
-    if not resume:  # an earlier run's state must not be what the next resume goes on from
-        (stage.directory / POINTER).unlink(missing_ok=True)
-    first = _load(stage, optimizer) if resume else 0
-    log = stage.directory / "log.jsonl"
-    _cut_log(log, first)
-    schedule, started, seen = stage.schedule, time.perf_counter(), _Averages()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.rate(step) * group["factor"]
-        result = stage.step(step)
-        optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
-        optimizer.step()
-        seen.add({"loss": result.loss.item(), "gradient_norm": norm.item(), **result.metrics})
-        if (step + 1) % schedule.log_every == 0 or step + 1 == schedule.steps:
-            row = {"step": step + 1, "seconds": round(time.perf_counter() - started, 1)}
-            metrics = seen.take()
-            with log.open("a") as lines:
-                lines.write(json.dumps({**row, **metrics}) + "\n")
-            if report is not None:
-                report(stage.name, step + 1, schedule.steps, metrics)
-        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(stage, optimizer, step + 1)
+    team = team or Alone()
+    optimizer, parameters = _optimizer(stage), named_parameters(stage)
+    if team.rank == 0:
+        stage.directory.mkdir(parents=True, exist_ok=True)
+        if not resume:  # an earlier run's state must not be what the next resume goes on from
+            forget_state(stage.directory)
+    team.wait()
+    saved = load_state(stage.directory, parameters, optimizer)
+    team.wait()  # the first process may soon write the next state
+    if saved.step:
+        logger.info("%s: going on from step %d", stage.name, saved.step)
+    # The norm of all gradients is summed in this order: another one moves the last bits of a run.
+    optimised = [p for group in optimizer.param_groups for p in group["params"]]
+    with MetricsLog(
+        stage.directory,
+        first_step=saved.step,
+        is_writing=team.rank == 0,
+        is_tensorboard=stage.is_tensorboard,
+    ) as log:
+        record = _Record(stage, parameters, optimizer, saved, log, report)
+        for step in range(saved.step, stage.schedule.steps):
+            record.seen.add(_make_step(stage, optimizer, optimised, step, team))
+            if stage.held_out is not None and is_due(step, stage.schedule.evaluate_every, stage):
+                record.compare(step, _held_out_loss(stage, stage.held_out, team))
+            record.close(step)
+    team.wait()
 
 
-class _Averages:
-    """Means of the metrics since they were last taken; a metric may be missing in some steps."""
+class _Record:
+    """What one process writes down between two steps; only the first one's log is a writing one."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
+    def __init__(
+        self,
+        stage: Stage,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.AdamW,
+        saved: Saved,
+        log: MetricsLog,
+        report: Report | None,
+    ) -> None:
+        self.stage, self.parameters, self.optimizer = stage, parameters, optimizer
+        self.saved, self.log, self.report = saved, log, report
+        self.seen, self.started = Averages(saved.pending), time.perf_counter()
 
-    def add(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._values.setdefault(name, []).append(value)
+    def compare(self, step: int, held_out_loss: float) -> None:
+        """Keep the parameters that do best on the held-out batches."""
+        self.seen.add({"held_out_loss": held_out_loss})
+        best, directory = self.saved.best, self.stage.directory
+        if self.log.is_writing and (best is None or held_out_loss < best.loss):
+            best = save_best(directory, self.parameters, step=step + 1, loss=held_out_loss)
+            self.saved = replace(self.saved, best=best)
 
-    def take(self) -> dict[str, float]:
-        means = {name: round(sum(v) / len(v), 5) for name, v in sorted(self._values.items())}
-        self._values.clear()
-        return means
+    def close(self, step: int) -> None:
+        """Write a line of the log and a state, where they are due."""
+        schedule = self.stage.schedule
+        if is_due(step, schedule.log_every, self.stage):
+            metrics = self.seen.take()
+            self.log.write(step + 1, metrics, seconds=time.perf_counter() - self.started)
+            if self.report is not None and self.log.is_writing:
+                self.report(self.stage.name, step + 1, schedule.steps, metrics)
+        if self.log.is_writing and is_due(step, schedule.save_every, self.stage):
+            self.saved = replace(self.saved, step=step + 1, pending=self.seen.pending())
+            save_state(self.stage.directory, self.parameters, self.optimizer, self.saved)
 
 
-def _named_parameters(stage: Stage) -> dict[str, nn.Parameter]:
+def named_parameters(stage: Stage) -> dict[str, nn.Parameter]:
+    """Return what the stage trains, by module and name."""
     return {
         f"{module_name}.{name}": parameter
         for module_name, module in stage.modules.items()
@@ -133,10 +177,62 @@ def _named_parameters(stage: Stage) -> dict[str, nn.Parameter]:
     }
 
 
+def _make_step(
+    stage: Stage,
+    optimizer: torch.optim.AdamW,
+    parameters: list[nn.Parameter],
+    step: int,
+    team: Team,
+) -> dict[str, float]:
+    """Make one optimiser step and return its metrics; the loss is that of all processes."""
+    schedule, seen, losses = stage.schedule, Averages(), []
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.learning_rate * schedule.rate(step) * group["factor"]
+    optimizer.zero_grad(set_to_none=True)
+    for turn in range(schedule.accumulate):
+        result = stage.step((step * schedule.accumulate + turn) * team.size + team.rank)
+        (result.loss / schedule.accumulate).backward()
+        losses.append(result.loss.detach())
+        seen.add(result.metrics)
+    loss = torch.stack(losses).mean()
+    if team.size > 1:
+        team.mean_([*_gradients(parameters), loss])
+    norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+    if not math.isfinite(loss.item()):
+        raise UsageError(
+            f"{stage.name}: step {step + 1}: the loss is {loss.item()} (expected a finite "
+            "number); lower the learning rate and go on from the last state"
+        )
+    optimizer.step()
+    return {"loss": loss.item(), "gradient_norm": norm.item(), **seen.means()}
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return all gradients; processes exchange the same tensors, so a missing one is zero."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+@torch.no_grad()
+def _held_out_loss(stage: Stage, held_out: Callable[[int], float], team: Team) -> float:
+    """Return the mean over all held-out batches, which the processes share."""
+    losses = [held_out(number) for number in range(team.rank, stage.num_held_out, team.size)]
+    total = torch.tensor([sum(losses), float(len(losses))])
+    team.mean_([total])
+    return float(total[0] / total[1])
+
+
+def is_due(step: int, every: int, stage: Stage) -> bool:
+    """Say whether what is done every so many steps follows this one; it follows the last one."""
+    return every > 0 and ((step + 1) % every == 0 or step + 1 == stage.schedule.steps)
+
+
 def _optimizer(stage: Stage) -> torch.optim.AdamW:
     """Group parameters by rate factor and decay: only matrices at the plain rate decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in _named_parameters(stage).items():
+    for name, parameter in named_parameters(stage).items():
         factor = next((f for key, f in stage.rate_factors.items() if key in name), 1.0)
         is_matrix = parameter.ndim >= 2 and factor == 1.0
         decay = stage.schedule.weight_decay if is_matrix else 0.0
@@ -149,46 +245,3 @@ def _optimizer(stage: Stage) -> torch.optim.AdamW:
         betas=(0.9, stage.schedule.beta2),
         fused=True,
     )
-
-
-def _save(stage: Stage, optimizer: torch.optim.AdamW, step: int) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in _named_parameters(stage).items():
-        tensors[f"parameter.{name}"] = parameter.detach()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
-    file = stage.directory / f"state-{step:06d}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    pointer = stage.directory / POINTER
-    draft = pointer.with_suffix(".draft")
-    draft.write_text(json.dumps({"step": step, "file": file.name}))
-    draft.replace(pointer)
-    for old in stage.directory.glob("state-*.safetensors"):
-        if old != file:
-            old.unlink()
-
-
-def _load(stage: Stage, optimizer: torch.optim.AdamW) -> int:
-    pointer = stage.directory / POINTER
-    if not pointer.exists():
-        return 0
-    saved = json.loads(pointer.read_text())
-    tensors = load_file(stage.directory / saved["file"])
-    for name, parameter in _named_parameters(stage).items():
-        with torch.no_grad():
-            parameter.copy_(tensors[f"parameter.{name}"])
-        prefix = f"optimizer.{name}."
-        optimizer.state[parameter] = {
-            key.removeprefix(prefix): value.clone()
-            for key, value in tensors.items()
-            if key.startswith(prefix) and "." not in key.removeprefix(prefix)
-        }
-    logger.info("%s: going on from step %d", stage.name, saved["step"])
-    return int(saved["step"])
-
-
-def _cut_log(log: Path, step: int) -> None:
-    """Drop the lines of steps that will be run again."""
-    if log.exists():
-        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(line + "\n" for line in lines))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
+
+from video2lora_core.training.losses import cross_entropy
 
 _PREFIX, _PADDING = 0, -1
 
@@ -111,9 +112,7 @@ def answer_loss(
 
     The loss is the mean over a block's tokens, then over blocks, in fp32 (METHOD: training).
     """
-    token_loss = F.cross_entropy(label_logits.float(), rows.label_id, reduction="none")
-    num_tokens = torch.bincount(rows.label_block, minlength=rows.num_blocks)
-    loss = (token_loss / num_tokens[rows.label_block]).sum() / rows.num_blocks
+    loss = cross_entropy(label_logits, rows.label_id, rows.label_block, num_samples=rows.num_blocks)
     wrong = (label_logits.argmax(-1) != rows.label_id).long()
     num_wrong = torch.zeros(rows.num_blocks, dtype=torch.long, device=wrong.device)
     return loss, num_wrong.index_add(0, rows.label_block, wrong) == 0
