@@ -26,7 +26,7 @@ def is_fixed_shape(vlm: Vlm) -> bool:
 
 def see(
     vlm: Vlm, pixel_values: Float[Tensor, "frame channel height width"]
-) -> Float[Tensor, "frame patch width"]:
+) -> Float[Tensor, "frame _ _"]:
     """Run the vision tower on whole frames."""
     tower = vlm.model.model.vision_model
     side = pixel_values.shape[-1] // tower.patch_size
