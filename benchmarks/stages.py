@@ -154,7 +154,7 @@ def model_stages(model: LoadedModel, frames: SegmentFrames) -> list[Stage]:
         Stage(
             name="perceiver blocks",
             naive=lambda: naive_encoder(context_LTD),
-            ours=lambda: [perceiver.encoder(context, None) for context in contexts],
+            ours=lambda: perceiver.encoder(context_LTD, None),
         ),
         Stage(name="head", naive=head_naive, ours=head_ours),
     ]

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from video2lora_core.adapter import Factors
 from video2lora_core.encoder import check_frames, look, place, refuse_adapted
 from video2lora_core.errors import UsageError
+from video2lora_core.factor_stream import FactorStream
 from video2lora_core.fixed_shape import is_fixed_shape, run_blocks
 from video2lora_core.hypernetwork import Hypernetwork
 from video2lora_core.pixels import normalise
@@ -21,7 +23,7 @@ from video2lora_core.vlm import Vlm
 
 NUM_WARM_UPS = 3  # kernels are chosen and workspaces made before anything is recorded
 
-BatchFactors = dict[str, tuple[Tensor, Tensor]]
+BatchFactors = dict[str, Factors]
 
 
 def batch_factors(
@@ -34,22 +36,11 @@ def batch_factors(
 
     Nothing here looks at a value, so it can be recorded.
     """
-    layers = hypernetwork.config.layers
-    made: list[BatchFactors] = []
-
-    def consume(layer: int, x: Tensor) -> None:
-        made.append(hypernetwork.layer_factors(layers.index(layer), x))
-
+    stream = FactorStream(hypernetwork, mask=None)
     visual_tokens = look(vlm, normalise(pixels.flatten(0, 1), dtype=vlm.dtype))
     embeddings = place(vlm, input_ids, visual_tokens)
-    run_blocks(vlm, embeddings, layers=layers, consume=consume)
-    return {
-        name: (
-            torch.stack([layer[name][0] for layer in made], dim=1),
-            torch.stack([layer[name][1] for layer in made], dim=1),
-        )
-        for name in made[0]
-    }
+    run_blocks(vlm, embeddings, layers=hypernetwork.config.layers, consume=stream.take)
+    return stream.finish()
 
 
 class RecordedBatch:

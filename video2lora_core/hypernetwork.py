@@ -220,7 +220,7 @@ class Hypernetwork(nn.Module):
             )
         mask_rows = None if mask is None else mask.repeat_interleave(num_layers, dim=0)
         e = self.embed(features.flatten(0, 1), mask_rows)
-        return self._factors(e.unflatten(0, (-1, num_layers)), slice(None))
+        return self.factors_of(e.unflatten(0, (-1, num_layers)), slice(None))
 
     def layer_factors(
         self,
@@ -233,7 +233,7 @@ class Hypernetwork(nn.Module):
         `position` counts covered layers: the decoder layer is `config.layers[position]`.
         """
         e = self.embed(x, mask)[:, None]
-        factors = self._factors(e, slice(position, position + 1))
+        factors = self.factors_of(e, slice(position, position + 1))
         return {name: (f.a.squeeze(1), f.b.squeeze(1)) for name, f in factors.items()}
 
     def embed(
@@ -267,8 +267,10 @@ class Hypernetwork(nn.Module):
             for module in self.config.modules
         }
 
-    def _factors(self, e: Tensor, layers: slice) -> dict[str, Factors]:
-        """Split each module's slice of the flat factors into scaled A and B."""
+    def factors_of(
+        self, e: Float[Tensor, "segment layer module rank d_latent"], layers: slice
+    ) -> dict[str, Factors]:
+        """Turn embeddings of the covered layers `layers` into scaled A and B of every module."""
         flat = self.flat_factors(e, layers)
         factors = {}
         for index, module in enumerate(self.config.modules):

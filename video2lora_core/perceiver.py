@@ -195,11 +195,18 @@ class Resampler(nn.Module):
         mask_BT: Bool[Tensor, "batch token"] | None,
     ) -> Float[Tensor, "batch latent d_latent"]:
         """Resample the context into the latents."""
-        unit_context_BTD = unit_rms(context_BTD)
+        return self.resample(unit_rms(context_BTD), mask_BT)
+
+    def resample(
+        self,
+        unit_context_BTD: Float[Tensor, "batch token d_latent"],
+        mask_BT: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch latent d_latent"]:
+        """Resample a context that has unit RMS already."""
         z_BQD = self.latents_q[None].float()
         for layer in self.layers:
             z_BQD = layer(z_BQD, unit_context_BTD, mask_BT)
-        normed_BQD: Tensor = self.layernorm(z_BQD).to(context_BTD.dtype)
+        normed_BQD: Tensor = self.layernorm(z_BQD).to(unit_context_BTD.dtype)
         return normed_BQD
 
 
@@ -253,10 +260,25 @@ class Perceiver(nn.Module):
         mask_BT: Bool[Tensor, "batch token"] | None,
     ) -> Float[Tensor, "batch latent d_latent"]:
         """Turn each row's real tokens (mask True) into its output latents."""
+        return self.read(self.project(x_BTE, mask_BT), mask_BT)
+
+    def project(
+        self,
+        x_BTE: Float[Tensor, "batch token d_model"],
+        mask_BT: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch token d_latent"]:
+        """Turn features into a context of unit RMS: most of the work, and row by row."""
         x_BTE = x_BTE.to(self.encoder.latents_q.dtype)
         if mask_BT is not None:
             # A fully masked query of the encoder may be NaN, and 0 * NaN is NaN.
             x_BTE = x_BTE.masked_fill(~mask_BT[..., None], 0)
-        latents_BQD = self.encoder(self.modality_projection(x_BTE), mask_BT)
-        outputs_BQD: Tensor = self.decoder(latents_BQD, None)
+        return unit_rms(self.modality_projection(x_BTE))
+
+    def read(
+        self,
+        unit_context_BTD: Float[Tensor, "batch token d_latent"],
+        mask_BT: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch latent d_latent"]:
+        """Turn contexts into output latents: all weights are read once, however many rows."""
+        outputs_BQD: Tensor = self.decoder(self.encoder.resample(unit_context_BTD, mask_BT), None)
         return outputs_BQD
