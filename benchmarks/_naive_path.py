@@ -3,8 +3,8 @@
 The baseline of the benchmarks, apart from the fast code: every hidden state of transformers' own
 forward, stacked; the perceiver of `_naive.py` over all layers at once; residual MLP, normalisation
 and head in float32; the bias concatenated to every adapter. `frames` and `preprocess` are the
-plain way to a segment's pixels: decode everything, resize twice with PIL, convert to float, and make
-the mask of real pixels, which is all ones.
+plain way to a segment's pixels: decode everything, resize twice with PIL, convert to float, make the
+mask of real pixels, which is all ones.
 
 Weights come as a state dict with the released names, so nothing of the fast code is imported.
 """

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def marginal_costs(measured: dict[int, dict[str, float]]) -> dict[int, float]:
     sizes = sorted(measured)
     return {
         large: (measured[large]["cpu_s"] - measured[small]["cpu_s"]) / (large - small)
-        for small, large in zip(sizes, sizes[1:], strict=False)
+        for small, large in pairwise(sizes)
     }
 
 

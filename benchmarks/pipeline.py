@@ -150,7 +150,9 @@ class Pipeline:
                 x_SLTE = _naive_path.features(vlm.model, ids, pixel_values, mask)
                 made = self.naive.combined(self.naive(x_SLTE[:, list(config.layers)]))
             tensors = {
-                f"{name}.{side}": t for name, ab in made.items() for side, t in zip("AB", ab)
+                f"{name}.{side}": t
+                for name, ab in made.items()
+                for side, t in zip("AB", ab, strict=True)
             }
             save_file({name: t.contiguous() for name, t in tensors.items()}, out)
 

@@ -1,7 +1,7 @@
 """Layers in one at a time, factors out: the hypernetwork between streaming and batching.
 
-A layer's features [segment, token, d_model] are wide and become a context [segment, token, d_latent]
-at once; then they can go. Contexts are kept until there are `rows` of them (segments x layers) and
+A layer's features [segment, token, d_model] are wide and become a context [segment, token,
+d_latent] at once; then they can go. Contexts are kept until there are `rows` of them (segments x layers) and
 then read together: the perceiver's weights, over 200 MB in float32 at full size, are fetched once
 for all rows of a call, and for one segment at a time they cost more than the arithmetic.
 """

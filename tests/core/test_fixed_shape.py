@@ -10,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.core.test_encoder import noise, padded, prompts, watched
 from tests.core.tiny_vlm import D_FF, D_MODEL, PIXELS, load_tiny_vlm
 from video2lora_core.encoder import embed, look, stream_blocks, stream_features
+from video2lora_core.errors import UsageError
+from video2lora_core.factor_stream import FactorStream
 from video2lora_core.fixed_shape import is_fixed_shape, see
-from video2lora_core.hypernetwork import HypernetworkConfig, TargetModule
+from video2lora_core.graphs import RecordedBatch, batch_factors
+from video2lora_core.hypernetwork import Hypernetwork, HypernetworkConfig, TargetModule
 from video2lora_core.pixels import normalise
 from video2lora_core.random_model import random_hypernetwork
 from video2lora_core.vlm import Vlm
@@ -44,7 +47,7 @@ def vlm(tmp_path_factory: pytest.TempPathFactory) -> Vlm:
     return load_tiny_vlm(tmp_path_factory.mktemp("vlm"))
 
 
-def asked_by_the_device_part(vlm: Vlm, mask: torch.Tensor | None, ids: torch.Tensor) -> list[str]:
+def small_hypernetwork() -> Hypernetwork:
     down = TargetModule(name="down_proj", d_in=D_FF, d_out=D_MODEL)
     config = HypernetworkConfig(
         d_model=D_MODEL,
@@ -55,7 +58,11 @@ def asked_by_the_device_part(vlm: Vlm, mask: torch.Tensor | None, ids: torch.Ten
         d_latent=32,
         num_cross_blocks=2,
     )
-    hypernetwork = random_hypernetwork(config, seed=0)
+    return random_hypernetwork(config, seed=0)
+
+
+def asked_by_the_device_part(vlm: Vlm, mask: torch.Tensor | None, ids: torch.Tensor) -> list[str]:
+    hypernetwork = small_hypernetwork()
     with torch.no_grad(), Watch() as watch:
         stream_features(
             vlm,
@@ -116,3 +123,20 @@ def test_frames_go_to_the_device_as_bytes(vlm: Vlm) -> None:
     assert values.dtype == torch.bfloat16
     with torch.no_grad():
         assert look(vlm, normalise(pixels[0])).shape[0] == 3
+
+
+def test_a_graph_is_refused_where_there_is_no_cuda_device(vlm: Vlm) -> None:
+    with pytest.raises(UsageError, match="the model is on cpu"):
+        RecordedBatch(vlm, small_hypernetwork(), noise(), prompts(vlm))
+
+
+def test_what_a_graph_would_record_asks_nothing_and_gives_the_streamed_factors(vlm: Vlm) -> None:
+    hypernetwork = small_hypernetwork()
+    stream = FactorStream(hypernetwork, mask=None)
+    with torch.no_grad():
+        with Watch() as watch:
+            found = batch_factors(vlm, hypernetwork, noise(), prompts(vlm))
+        inputs = {"pixels": noise(), "input_ids": prompts(vlm), "layers": LAYERS}
+        stream_features(vlm, **inputs, consume=stream.take)
+    assert watch.asked == []
+    assert torch.equal(found["down_proj"].a, stream.finish()["down_proj"].a)
