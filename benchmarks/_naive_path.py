@@ -2,9 +2,9 @@
 
 The baseline of the benchmarks, apart from the fast code: every hidden state of transformers' own
 forward, stacked; the perceiver of `_naive.py` over all layers at once; residual MLP, normalisation
-and head in float32; the bias concatenated to every adapter. `frames` and `preprocess` are the
-plain way to a segment's pixels: decode everything, resize twice with PIL, convert to float, make the
-mask of real pixels, which is all ones.
+and head in float32; the bias concatenated to every adapter. `frames` and `preprocess` are the plain
+way to a segment's pixels: decode everything, resize twice with PIL, convert to float, make the mask
+of real pixels, which is all ones.
 
 Weights come as a state dict with the released names, so nothing of the fast code is imported.
 """
@@ -119,7 +119,8 @@ class NaiveHypernetwork:
             e = e + layer_norm(
                 h, h.shape[-1:], weights["6.weight"], weights["6.bias"], LAYER_NORM_EPS
             )
-        return e / e.norm(dim=-1, keepdim=True)
+        unit: Tensor = e / e.norm(dim=-1, keepdim=True)
+        return unit
 
     def factors(self, u_SLMRD: Tensor) -> dict[str, Pair]:
         """Project, split and scale."""

@@ -57,7 +57,7 @@ def contests(hypernetwork: Hypernetwork, x_SLTE: Tensor) -> list[Contest]:
     config = hypernetwork.config
     num_layers, num_tokens = x_SLTE.shape[1:3]
     subject = f"{num_layers} layers, {num_tokens} tokens, width {config.d_model}"
-    perceiver = hypernetwork.aggregator["perceiver"]
+    perceiver = hypernetwork.perceiver
     context_LTD = perceiver.modality_projection(x_SLTE[0])
     naive_encoder = NaiveResampler(perceiver.encoder.state_dict())
     naive = naive_of(hypernetwork)

@@ -106,7 +106,7 @@ def model_stages(model: LoadedModel, frames: SegmentFrames) -> list[Stage]:
     """Return what the device does, from pixels to factors."""
     vlm, hypernetwork = model.vlm, model.hypernetwork
     config = hypernetwork.config
-    perceiver = hypernetwork.aggregator["perceiver"]
+    perceiver = hypernetwork.perceiver
     naive_net = naive_of(hypernetwork)
     naive_encoder = NaiveResampler(perceiver.encoder.state_dict())
     input_ids = collate_prompts(vlm, [frames])[0].to(vlm.device)

@@ -1,9 +1,10 @@
 """Layers in one at a time, factors out: the hypernetwork between streaming and batching.
 
 A layer's features [segment, token, d_model] are wide and become a context [segment, token,
-d_latent] at once; then they can go. Contexts are kept until there are `rows` of them (segments x layers) and
-then read together: the perceiver's weights, over 200 MB in float32 at full size, are fetched once
-for all rows of a call, and for one segment at a time they cost more than the arithmetic.
+d_latent] at once; then they can go. Contexts are kept until there are `rows` of them (segments x
+layers) and then read together: the perceiver's weights, over 200 MB in float32 at full size, are
+fetched once for all rows of a call, and for one segment at a time they cost more than the
+arithmetic.
 """
 
 import torch
@@ -30,7 +31,7 @@ class FactorStream:
     ) -> None:
         """Start with no layer; `mask` is true (or 1) at real tokens, None where all are."""
         self._hypernetwork = hypernetwork
-        self._perceiver = hypernetwork.aggregator["perceiver"]
+        self._perceiver = hypernetwork.perceiver
         self._mask = None if mask is None else mask.bool()
         self._rows = rows
         self._contexts: list[Tensor] = []

@@ -1,11 +1,11 @@
 """The encoder's forward for unpadded batches: the same modules in order, and no look at a value.
 
 transformers decides on its masks by asking tensors what they hold (`mask.all()` in the vision
-tower, a test for packed positions in the decoder). On a GPU each question stops the host until the device
-has caught up, and a CUDA graph cannot record it. Where nothing is padded the answers are known: no
-mask in the tower, causal attention in the decoder. That is written down here, for "sdpa" alone,
-because other kernels read causality from the mask. tests/core/test_fixed_shape.py holds it to
-transformers' own forward bit for bit, and to asking nothing.
+tower, a test for packed positions in the decoder). On a GPU each question stops the host until the
+device has caught up, and a CUDA graph cannot record it. Where nothing is padded the answers are
+known: no mask in the tower, causal attention in the decoder. That is written down here, for "sdpa"
+alone, because other kernels read causality from the mask. tests/core/test_fixed_shape.py holds it
+to transformers' own forward bit for bit, and to asking nothing.
 """
 
 from collections.abc import Callable, Sequence

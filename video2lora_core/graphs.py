@@ -1,9 +1,9 @@
 """A batch of one shape as a CUDA graph: recorded once, then replayed with a single launch.
 
 In eager mode one forward at the 500M launches some 2,300 kernels, and one segment at a time the
-host cannot launch them as fast as an H100 or H200 computes them. The way from pixels to factors asks the
-device nothing (fixed_shape.py), so it can be recorded. A graph belongs to one shape: number of
-segments, frames and tokens. What differs (a video's last, smaller batch) runs without.
+host cannot launch them as fast as an H100 or H200 computes them. The way from pixels to factors
+asks the device nothing (fixed_shape.py), so it can be recorded. A graph belongs to one shape:
+number of segments, frames and tokens. What differs (a video's last, smaller batch) runs without.
 
 No GPU has run this: see docs/unverified.md.
 """

@@ -198,6 +198,13 @@ class Hypernetwork(nn.Module):
             self.scaler_A[target.name].fill_(1.0)
             self.scaler_B[target.name].zero_()
 
+    @property
+    def perceiver(self) -> Perceiver:
+        """Return the network between features and embeddings."""
+        found = self.aggregator["perceiver"]
+        assert isinstance(found, Perceiver)
+        return found
+
     def compute_in(self, dtype: torch.dtype) -> "Hypernetwork":
         """Cast the perceiver's parameters to `dtype`; the rest stays float32."""
         self.aggregator.to(dtype)
