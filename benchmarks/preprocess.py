@@ -9,7 +9,7 @@ as fast, within 3 levels on at most 3% of the values; the pil path equal to the 
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     here = surroundings()
     frames = pictures(1, width_px=96, height_px=54) if options.quick else pictures(12)
-    ways = {
+    ways: dict[str, Callable[[], object]] = {
         "naive": lambda: plainly(frames, SPEC),
         "torch": lambda: ours(frames, SPEC, "torch"),
         "pil": lambda: ours(frames, SPEC, "pil"),

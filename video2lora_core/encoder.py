@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
 from video2lora_core.fixed_shape import is_fixed_shape, run_blocks, see
-from video2lora_core.inject import LowRankUpdate
+from video2lora_core.inject import is_injected
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm
 
@@ -160,11 +160,10 @@ def check_frames(
 
 def refuse_adapted(vlm: Vlm) -> None:
     """Refuse a model with an adapter injected: frames are only shown to the frozen model."""
-    hooks = (hook for m in vlm.model.modules() for hook in m._forward_hooks.values())
-    if any(isinstance(hook, LowRankUpdate) for hook in hooks):
+    if is_injected(vlm.model):
         raise UsageError(
             f"features: {vlm.name} has an adapter injected (expected the frozen model alone); "
-            "leave the `with adapted` block first"
+            "leave the `with adapted` or `with merged` block first"
         )
 
 

@@ -133,7 +133,8 @@ class AbsorbedAttention(nn.Module):
 
 def _softmax(scores: Tensor) -> Tensor:
     # Scaled here and not in W_k: 1/sqrt(128) is no power of two, and would round the weights anew.
-    return (scores.float() * HEAD_DIM**-0.5).softmax(dim=-1).to(scores.dtype)
+    p: Tensor = (scores.float() * HEAD_DIM**-0.5).softmax(dim=-1).to(scores.dtype)
+    return p
 
 
 class PerceiverLayer(nn.Module):
