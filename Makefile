@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 TORCH_INDEX ?=
 EXTRAS := dev,export,train,metrics,docs
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+BENCH_OUT ?= runs/bench
 TRAIN_CONFIG ?= configs/train/tiny.yaml
 PYTEST_ARGS ?=
 
@@ -27,7 +29,7 @@ help:
 	@echo "make train      train the embedded default from nothing (TRAIN_CONFIG=...)"
 	@echo "make model-card measure the embedded default again and write its model card"
 	@echo "make composition  measure answers over long videos and write docs/composition.md"
-	@echo "make bench      the benchmarks"
+	@echo "make bench      all benchmarks, and docs/benchmarks.md from them (BENCH_ARGS=--quick)"
 	@echo "make format     ruff format and ruff's safe fixes"
 	@echo "make site       the documentation as a site, in site/"
 	@echo "make docs       write docs/catalog.md again from the tables' schemas"
@@ -83,12 +85,9 @@ demo: setup
 	@start=$$(date +%s); $(BIN)/video2lora demo $(DEMO_ARGS) || exit $$?; \
 	echo "demo: $$(( $$(date +%s) - start )) s after installation"
 
-# A file whose name begins with _ is shared by the benchmarks and none itself.
 bench: setup
-	@for script in benchmarks/[a-z]*.py; do \
-		[ -e "$$script" ] || { echo "bench: no benchmark yet"; break; }; \
-		module=$$(echo "$${script%.py}" | tr / .); \
-		echo "== $$module"; $(BIN)/python -m "$$module" || exit 1; done
+	$(BIN)/video2lora bench --out $(BENCH_OUT) $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.page $(BENCH_OUT)
 
 train: setup
 	$(BIN)/video2lora train --config $(TRAIN_CONFIG)

@@ -1,8 +1,9 @@
 """How two ways to compute the same thing are compared: agree first, then time in pairs.
 
 A pair is one timing of each way, the first place taken in turns; what counts is the ratio of a
-pair, because a busy machine slows both. Seconds are CPU seconds of this process. FLOPs are
-counted, so their ratio is the same on every machine.
+pair, because a busy machine slows both. Seconds are CPU seconds of this process, or the device's
+own where a CUDA device computes (events around the calls). FLOPs are counted, so their ratio is
+the same on every machine.
 """
 
 import os
@@ -79,20 +80,22 @@ class Outcome:
         }
 
 
-def measure(contest: Contest, *, num_pairs: int) -> Outcome:
+def measure(
+    contest: Contest, *, num_pairs: int, device: str = "cpu", tolerance: float = TOLERANCE
+) -> Outcome:
     """Check that both outputs agree, count both, then time them in interleaved pairs."""
     (naive, naive_flops), (ours, ours_flops) = _counted(contest.naive), _counted(contest.ours)
     deviation = float((ours - naive).abs().max() / naive.abs().max())
-    if not deviation <= TOLERANCE:  # also when it is no number
+    if not deviation <= tolerance:  # also when it is no number
         raise SystemExit(
             f"{contest.subject}, {contest.part}: outputs differ (found {deviation:.1e} of the "
-            f"largest, expected at most {TOLERANCE:.0e}); nothing was timed: correct ours first"
+            f"largest, expected at most {tolerance:.0e}); nothing was timed: correct ours first"
         )
     seconds: dict[str, list[float]] = {"naive": [], "ours": []}
     ways = [("naive", contest.naive), ("ours", contest.ours)]
     for _ in range(num_pairs):
         for name, run in ways:
-            seconds[name].append(_cpu_s(run, contest.num_calls))
+            seconds[name].append(seconds_of(run, contest.num_calls, device=device))
         ways.reverse()
     return Outcome(
         contest=contest,
@@ -110,11 +113,26 @@ def _counted(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
     return output, counter.get_total_flops()
 
 
-def _cpu_s(run: Callable[[], Tensor], num_calls: int) -> float:
+def seconds_of(run: Callable[[], object], num_calls: int = 1, *, device: str = "cpu") -> float:
+    """Return the seconds of one call: of this process's CPUs, or of the CUDA device."""
+    if torch.device(device).type == "cuda":
+        return _device_s(run, num_calls)
     start_s = time.process_time()
     for _ in range(num_calls):
         run()
     return (time.process_time() - start_s) / num_calls
+
+
+def _device_s(run: Callable[[], object], num_calls: int) -> float:
+    run()  # kernels are loaded and chosen at a shape's first call
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(num_calls):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / num_calls
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -147,5 +165,6 @@ def surroundings() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "load_average": list(os.getloadavg()),
     }

@@ -5,8 +5,8 @@ internalization prompt. Choices:
 
 * Layers are handed on one at a time and never stacked, and the forward stops before the last block
   that is asked for: its own output is nobody's input.
-* transformers' own forward runs the blocks, watched by forward pre-hooks that are gone afterwards:
-  equal bits are then a property, not a copy to keep in step.
+* A batch without padding goes through fixed_shape.py, which asks the device nothing. Any other goes
+  through transformers' own forward, watched by forward pre-hooks that are gone afterwards.
 * Frames go straight to the vision tower. `get_image_features` would look for all-zero padding
   frames, which costs a device sync and can never find one: no uint8 level normalises to zero.
 """
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
+from video2lora_core.fixed_shape import is_fixed_shape, run_blocks, see
 from video2lora_core.inject import is_injected
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm
@@ -87,7 +88,10 @@ def look(
 ) -> Float[Tensor, "frame patch d_model"]:
     """Turn normalised frames into visual tokens (here: patches): vision tower and connector."""
     watching = vlm.model.model
-    patches = watching.vision_model(pixel_values=pixel_values).last_hidden_state
+    if is_fixed_shape(vlm):
+        patches = see(vlm, pixel_values)
+    else:
+        patches = watching.vision_model(pixel_values=pixel_values).last_hidden_state
     visual_tokens: Tensor = watching.connector(patches)
     return visual_tokens
 
@@ -113,6 +117,9 @@ def stream_blocks(
 ) -> None:
     """Run the decoder on `embeddings` up to the last of `layers`, handing on each one's input."""
     refuse_adapted(vlm)
+    if attention_mask is None and is_fixed_shape(vlm):
+        run_blocks(vlm, embeddings, layers=layers, consume=consume)
+        return
     blocks = vlm.model.model.text_model.layers
     handles = []
     try:

@@ -198,6 +198,13 @@ class Hypernetwork(nn.Module):
             self.scaler_A[target.name].fill_(1.0)
             self.scaler_B[target.name].zero_()
 
+    @property
+    def perceiver(self) -> Perceiver:
+        """Return the network between features and embeddings."""
+        found = self.aggregator["perceiver"]
+        assert isinstance(found, Perceiver)
+        return found
+
     def compute_in(self, dtype: torch.dtype) -> "Hypernetwork":
         """Cast the perceiver's parameters to `dtype`; the rest stays float32."""
         self.aggregator.to(dtype)
@@ -220,7 +227,7 @@ class Hypernetwork(nn.Module):
             )
         mask_rows = None if mask is None else mask.repeat_interleave(num_layers, dim=0)
         e = self.embed(features.flatten(0, 1), mask_rows)
-        return self._factors(e.unflatten(0, (-1, num_layers)), slice(None))
+        return self.factors_of(e.unflatten(0, (-1, num_layers)), slice(None))
 
     def layer_factors(
         self,
@@ -232,13 +239,8 @@ class Hypernetwork(nn.Module):
 
         `position` counts covered layers: the decoder layer is `config.layers[position]`.
         """
-        return self.factors_of(position, self.embed(x, mask))
-
-    def factors_of(
-        self, position: int, e: Float[Tensor, "segment module rank d_latent"]
-    ) -> dict[str, LayerFactors]:
-        """Make one covered layer's factors [segment, rank, d] from its embeddings (`embed`)."""
-        factors = self._factors(e[:, None], slice(position, position + 1))
+        e = self.embed(x, mask)[:, None]
+        factors = self.factors_of(e, slice(position, position + 1))
         return {name: (f.a.squeeze(1), f.b.squeeze(1)) for name, f in factors.items()}
 
     def embed(
@@ -272,8 +274,10 @@ class Hypernetwork(nn.Module):
             for module in self.config.modules
         }
 
-    def _factors(self, e: Tensor, layers: slice) -> dict[str, Factors]:
-        """Split each module's slice of the flat factors into scaled A and B."""
+    def factors_of(
+        self, e: Float[Tensor, "segment layer module rank d_latent"], layers: slice
+    ) -> dict[str, Factors]:
+        """Turn embeddings of the covered layers `layers` into scaled A and B of every module."""
         flat = self.flat_factors(e, layers)
         factors = {}
         for index, module in enumerate(self.config.modules):

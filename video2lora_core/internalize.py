@@ -1,8 +1,9 @@
 """Segments in, segment adapters out: the encoder and the hypernetwork in one streaming pass.
 
-The features of a layer become that layer's factors and are dropped before the next layer runs, so
-memory does not grow with the depth of the decoder. A batch may mix segments of different videos;
-prompts of different length are padded on the right and masked.
+The features of a layer become a narrow context and are dropped before the next layer runs; a few
+layers' contexts at a time become factors (factor_stream.py), so memory does not grow with the depth
+of the decoder. A batch may mix segments of different videos; prompts of different length are padded
+on the right and masked.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from video2lora_core.adapter import Adapter, Factors
 from video2lora_core.encoder import stream_features
 from video2lora_core.errors import ModelMismatchError, UsageError
+from video2lora_core.factor_stream import FactorStream
 from video2lora_core.hypernetwork import Hypernetwork, HypernetworkConfig
 from video2lora_core.segments import Segment
 from video2lora_core.vlm import Vlm, internalization_ids
@@ -63,13 +65,7 @@ def internalize(
     check_fit(vlm, config)
     input_ids, attention_mask = collate_prompts(vlm, segments)
     mask = None if attention_mask is None else attention_mask.to(vlm.device)
-    layer_factors: dict[str, list[tuple[Tensor, Tensor]]] = {m.name: [] for m in config.modules}
-
-    def consume(layer: int, x: Tensor) -> None:
-        made = hypernetwork.layer_factors(config.layers.index(layer), x, mask)
-        for name, (a, b) in made.items():
-            layer_factors[name].append((a.to(dtype), b.to(dtype)))
-
+    stream = FactorStream(hypernetwork, mask=mask)
     with torch.no_grad():
         stream_features(
             vlm,
@@ -77,9 +73,11 @@ def internalize(
             input_ids=input_ids,
             attention_mask=mask,
             layers=config.layers,
-            consume=consume,
+            consume=stream.take,
         )
-    factors = {name: _stack(made) for name, made in layer_factors.items()}
+        made = stream.finish()
+    # One copy of each side, from the device in the stored type.
+    factors = {n: Factors(a=f.a.to(dtype).cpu(), b=f.b.to(dtype).cpu()) for n, f in made.items()}
     return [
         Adapter(
             factors={name: _row(stacked, row) for name, stacked in factors.items()},
@@ -135,12 +133,6 @@ def check_fit(vlm: Vlm, config: HypernetworkConfig) -> None:
             f"{vlm.d_model}-wide ones in layers 0..{vlm.num_layers - 1}); use the encoder that its "
             "checkpoint names"
         )
-
-
-def _stack(made: Sequence[tuple[Tensor, Tensor]]) -> Factors:
-    """Stack layers behind the segment axis and bring them to the CPU in two copies."""
-    a, b = (torch.stack(layers, dim=1).cpu() for layers in zip(*made, strict=True))
-    return Factors(a=a, b=b)
 
 
 def _row(factors: Factors, row: int) -> Factors:

@@ -134,14 +134,15 @@ class CorpusStage:
         config, vlm = self.hypernetwork.config, self.vlm
         input_ids, mask = collate_prompts(vlm, segments)
         mask = None if mask is None else mask.to(vlm.device)
-        made: dict[str, list[tuple[Tensor, Tensor]]] = {m.name: [] for m in config.modules}
+        made: dict[str, list[Factors]] = {module.name: [] for module in config.modules}
 
         def consume(layer: int, x: Tensor) -> None:
             e = self._embed(x, mask)
             with torch.autocast(vlm.device.type, enabled=False):
-                found = self.hypernetwork.factors_of(config.layers.index(layer), e)
-            for name, pair in found.items():
-                made[name].append(pair)
+                position = config.layers.index(layer)
+                found = self.hypernetwork.factors_of(e[:, None], slice(position, position + 1))
+            for name, factors in found.items():
+                made[name].append(factors)
 
         with self._autocast():
             stream_features(
@@ -154,8 +155,8 @@ class CorpusStage:
             )
         return {
             name: Factors(
-                a=torch.stack([a for a, _ in layers], dim=1),
-                b=torch.stack([b for _, b in layers], dim=1),
+                a=torch.cat([factors.a for factors in layers], dim=1),
+                b=torch.cat([factors.b for factors in layers], dim=1),
             )
             for name, layers in made.items()
         }
