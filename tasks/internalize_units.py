@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from configs.schema import InternalizeConfig
 from storage.lake import Lake, open_lake
@@ -10,7 +11,7 @@ from tasks.decoding_child import DecodingChild, InProcessReader, VideoReader
 from tasks.internalize_batch import MadeAdapter, internalize_batch
 from tasks.known import look_up
 from tasks.meet_video import Reject
-from tasks.models import load_model
+from tasks.models import load_model, num_loads
 from tasks.progress import report
 from tasks.recipe import Recipe, make_recipe
 from tasks.shard_plan import ShardPlan
@@ -32,6 +33,7 @@ def internalize_units(
     a video's length (docs/pipeline.md).
     """
     watch = Stopwatch()
+    loads_before = num_loads()
     recipe = make_recipe(config)
     lake = open_lake(config.lake)
     plan = _shard_plan(lake, config, recipe, run_id=run_id, shard=shard, attempt_id=attempt_id)
@@ -53,7 +55,7 @@ def internalize_units(
         done.num_units,
         done.wall_s,
     )
-    return done
+    return replace(done, num_model_loads=num_loads() - loads_before)
 
 
 def _shard_plan(

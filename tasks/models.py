@@ -55,6 +55,11 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return _load_once(config.model_dump_json())
 
 
+def num_loads() -> int:
+    """Return how often this process has loaded a model since it forgot the last one."""
+    return _load_once.cache_info().misses
+
+
 def forget_model() -> None:
     """Let the next `load_model` read the files again, because they changed."""
     _load_once.cache_clear()
