@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from configs.schema import InternalizeConfig
 from storage.lake import Lake, open_lake
-from storage.plans import plan_sources
+from storage.plans import StoredPlan, plan_sources
 from tasks.decoding_child import DecodingChild, InProcessReader, VideoReader
 from tasks.internalize_batch import MadeAdapter, internalize_batch
 from tasks.known import look_up
@@ -19,6 +19,7 @@ from tasks.shard_work import do_shard
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.unit_rows import common_columns
+from video2lora_core.errors import UsageError
 from video2lora_core.frames import SegmentFrames
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,13 @@ def _shard_plan(
     shard: int,
     attempt_id: str,
 ) -> ShardPlan:
+    stored = lake.get_plan(run_id)
+    _require_recipe(stored, recipe, config)
     return ShardPlan(
         run_id=run_id,
         shard=shard,
         recipe_id=recipe.recipe_id,
-        sources=plan_sources(lake.get_plan(run_id), shard),
+        sources=plan_sources(stored, shard),
         first_unit=lake.next_unit(run_id, shard),
         unit_segments=config.unit_segments,
         ahead_segments=config.decode.ahead_segments,
@@ -80,6 +83,16 @@ def _shard_plan(
         corpus_name=config.corpus_name or config.corpus,
         common=common_columns(recipe, attempt_id=attempt_id),
     )
+
+
+def _require_recipe(plan: StoredPlan, recipe: Recipe, config: InternalizeConfig) -> None:
+    """Refuse another worker's plan where this one's files would make other adapters."""
+    if plan.header.recipe_id != recipe.recipe_id:
+        raise UsageError(
+            f"run {plan.run_id[:12]}: it was planned under recipe {plan.header.recipe_id[:12]}, "
+            f"and {config.model} here is {recipe.recipe_id[:12]}; give every worker the same "
+            "model files and the same version of this software"
+        )
 
 
 def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoReader]:
