@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-Event = Literal["videos_planned", "shard_videos", "videos", "segments", "rejects"]
+Event = Literal[
+    "videos_planned",
+    "shard_videos",
+    "videos",
+    "segments",
+    "rejects",
+    "questions_planned",
+    "questions",
+]
 Listener = Callable[[Event, int], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("video2lora_progress", default=None)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Mode = Literal["adapter", "in-context", "in-context-kv-cache", "blind"]
-MODES: tuple[Mode, ...] = ("adapter", "in-context", "in-context-kv-cache", "blind")
+from configs.answer_schema import MODES, Mode
+from video2lora_core.errors import Reason
+
+__all__ = ["MODES", "BadQuestion", "Mode", "SetQuestion"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,3 +30,15 @@ class SetQuestion:
     """End of the span asked about, exclusive."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The set's other columns, as JSON types."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadQuestion:
+    """A row of a set that is no question; it becomes a reject."""
+
+    question_id: str
+    """The row's own id, or the sha256 of its content."""
+    detail: str
+    """What is wrong with it, and where it stands."""
+    reason: Reason = Reason.QUESTION_INVALID
+    """Its reason code."""

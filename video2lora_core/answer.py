@@ -2,47 +2,49 @@
 
 `answer` is the method's promise: the prompt is text, it holds no visual token (checked on the ids),
 and everything known about the video comes from the injected adapter. `answer_in_context` shows
-the same model the frames instead; it is what the adapter is compared with. Both share one loop
-over the model's forward with a KV cache, so that their times can be compared too.
+the same model the frames instead, for every question anew; `read_video` and `answer_from_prefix`
+show them once and keep the KV cache. These are what the adapter is compared with. All share one
+loop (answer_decoding.py), so that their times can be compared too.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from video2lora_core.adapter import Adapter
+from video2lora_core.answer_decoding import (
+    Answer,
+    Inputs,
+    KeepRows,
+    check_prompts,
+    clock,
+    generate,
+    pad_left,
+    positions,
+    to_answers,
+)
+from video2lora_core.answer_prefix import VideoPrefix, answer_from_prefix, read_video
 from video2lora_core.compose import stack
 from video2lora_core.encoder import check_frames, look, place, refuse_adapted
 from video2lora_core.errors import AdapterError, PromptError, UsageError
-from video2lora_core.inject import adapted
+from video2lora_core.inject import Injection, adapted, has_row_adapters, merged
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm, in_context_ids, query_ids
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """Hold one answer and what it took."""
-
-    text: str
-    """The answer, without the token that ends it."""
-    num_prompt_tokens: int
-    """Tokens of the prompt, visual ones included."""
-    num_visual_tokens: int
-    """Visual tokens of the prompt: 0 when answered from an adapter."""
-    num_new_tokens: int
-    """Tokens generated before the end token."""
-    time_to_first_token_s: float
-    """From the prompt's ids to the first new id, injection and vision included; of the batch."""
-    prompt_ids: tuple[int, ...]
-    """The prompt as the model was given it, without padding."""
-    new_ids: tuple[int, ...] = ()
-    """What was generated before the end token."""
+__all__ = [
+    "Answer",
+    "VideoPrefix",
+    "answer",
+    "answer_from_prefix",
+    "answer_in_context",
+    "answer_logits",
+    "merged",
+    "read_video",
+]
 
 
 def answer(
@@ -51,6 +53,7 @@ def answer(
     *,
     adapters: Sequence[Adapter] | Adapter | None = None,
     max_new_tokens: int = 32,
+    is_merged: bool = False,
 ) -> list[Answer]:
     """Answer questions from text and adapters alone.
 
@@ -59,6 +62,9 @@ def answer(
         questions: one batch, a question per row.
         adapters: one per question, or one for all; each with the bias. None asks the model blind.
         max_new_tokens: most tokens generated for an answer.
+        is_merged: add the one adapter's update to a copy of the weights instead of computing it
+            beside them; `answer_plan.is_merging_faster` says when that pays. For several batches,
+            ask without adapters inside `with merged(vlm, adapter):`.
 
     Raises:
         PromptError: a question is empty, holds special tokens or is too long.
@@ -66,15 +72,20 @@ def answer(
         ModelMismatchError: an adapter does not fit the model.
     """
     prompts = [query_ids(vlm, question) for question in questions]
-    _check_prompts(vlm, prompts, max_new_tokens)
+    check_prompts(vlm, prompts, max_new_tokens)
     _refuse_visual_tokens(vlm, prompts)
-    _check_adapters(adapters, len(prompts))
-    started = time.perf_counter()
-    with torch.no_grad(), _injection(vlm, adapters):
-        input_ids, attention_mask = _pad_left(vlm, prompts)
+    _check_adapters(adapters, len(prompts), is_merged=is_merged)
+    with torch.no_grad(), _injection(vlm, adapters, is_merged=is_merged) as injection:
+        started_s = clock(vlm)
+        input_ids, attention_mask = pad_left(vlm, prompts)
         embeddings = vlm.model.get_input_embeddings()(input_ids)
-        rows, first_s = _greedy(vlm, embeddings, attention_mask, max_new_tokens=max_new_tokens)
-    return _answers(vlm, prompts, rows, first_s=first_s - started)
+        made = generate(
+            vlm,
+            Inputs(embeddings=embeddings, attention_mask=attention_mask),
+            max_new_tokens=max_new_tokens,
+            keep_rows=_keeping(vlm, injection),
+        )
+    return to_answers(vlm, prompts, made, started_s=started_s)
 
 
 def answer_in_context(
@@ -102,17 +113,22 @@ def answer_in_context(
     """
     refuse_adapted(vlm)
     prompts = [in_context_ids(vlm, times_us, duration_us, question) for question in questions]
-    _check_prompts(vlm, prompts, max_new_tokens)
-    started = time.perf_counter()
+    check_prompts(vlm, prompts, max_new_tokens)
+    started_s = clock(vlm)
     with torch.no_grad():
-        input_ids, attention_mask = _pad_left(vlm, prompts)
+        input_ids, attention_mask = pad_left(vlm, prompts)
         frames = torch.tensor(pixels)  # a copy: decoded frames may be read-only
         check_frames(vlm, frames.expand(len(prompts), *frames.shape), input_ids)
         # The video is seen once, whatever the number of questions.
         visual_tokens = look(vlm, normalise(frames.to(vlm.device), dtype=vlm.dtype))
         embeddings = place(vlm, input_ids, visual_tokens.repeat(len(prompts), 1, 1))
-        rows, first_s = _greedy(vlm, embeddings, attention_mask, max_new_tokens=max_new_tokens)
-    return _answers(vlm, prompts, rows, first_s=first_s - started)
+        made = generate(
+            vlm,
+            Inputs(embeddings=embeddings, attention_mask=attention_mask),
+            max_new_tokens=max_new_tokens,
+            keep_rows=lambda _: None,
+        )
+    return to_answers(vlm, prompts, made, started_s=started_s)
 
 
 def answer_logits(
@@ -132,129 +148,42 @@ def answer_logits(
     """
     prompts = [query_ids(vlm, question) for question in questions]
     rows = [[*p, *given] for p, given in zip(prompts, answers, strict=True)]
-    _check_prompts(vlm, rows, 1)
+    check_prompts(vlm, rows, 1)
     _refuse_visual_tokens(vlm, prompts)
     _check_adapters(adapters, len(prompts))
     num_kept = max(map(len, answers)) + 2
     with torch.no_grad(), _injection(vlm, adapters):
-        input_ids, attention_mask = _pad_left(vlm, [[*row, vlm.end_token_id] for row in rows])
+        input_ids, attention_mask = pad_left(vlm, [[*row, vlm.end_token_id] for row in rows])
         logits = vlm.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=None if attention_mask is None else _positions(attention_mask),
+            position_ids=None if attention_mask is None else positions(attention_mask),
             logits_to_keep=num_kept,
         ).logits
     # The last position predicts what would follow the end token.
     return [row[-len(given) - 2 : -1] for row, given in zip(logits, answers, strict=True)]
 
 
-def _greedy(
-    vlm: Vlm,
-    embeddings: Float[Tensor, "batch token d_model"],
-    attention_mask: Int[Tensor, "batch token"] | None,
-    *,
-    max_new_tokens: int,
-) -> tuple[list[list[int]], float]:
-    """Return each row's new ids up to its end token, and the clock at the first ones."""
-    end = vlm.end_token_id
-    position_ids = None if attention_mask is None else _positions(attention_mask)
-    output = vlm.model(
-        inputs_embeds=embeddings,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    ids = output.logits[:, -1].argmax(dim=-1)
-    rows = [[row] for row in ids.tolist()]  # waits for the device
-    first_s = time.perf_counter()
-    is_done = ids == end
-    for _ in range(1, max_new_tokens):
-        if bool(is_done.all()):
-            break
-        if attention_mask is not None and position_ids is not None:
-            attention_mask = torch.cat([attention_mask, torch.ones_like(ids)[:, None]], dim=1)
-            position_ids = position_ids[:, -1:] + 1
-        output = vlm.model(
-            input_ids=ids[:, None],
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=output.past_key_values,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        ids = output.logits[:, -1].argmax(dim=-1).masked_fill(is_done, end)
-        is_done = is_done | (ids == end)
-        for row, new_id in zip(rows, ids.tolist(), strict=True):
-            row.append(new_id)
-    return [row[: row.index(end)] if end in row else row for row in rows], first_s
-
-
-def _positions(attention_mask: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
-    """Count real tokens only, so that padding on the left moves no position."""
-    return (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-
-
-def _pad_left(
-    vlm: Vlm, prompts: Sequence[Sequence[int]]
-) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"] | None]:
-    longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
-    rows = [
-        [vlm.end_token_id] * num_pads + list(prompt)
-        for num_pads, prompt in zip(padding, prompts, strict=True)
-    ]
-    input_ids = torch.tensor(rows, device=vlm.device)
-    if not any(padding):
-        return input_ids, None
-    mask = [[0] * num_pads + [1] * (longest - num_pads) for num_pads in padding]
-    return input_ids, torch.tensor(mask, device=vlm.device)
-
-
 def _injection(
-    vlm: Vlm, adapters: Sequence[Adapter] | Adapter | None
-) -> AbstractContextManager[object]:
+    vlm: Vlm, adapters: Sequence[Adapter] | Adapter | None, *, is_merged: bool = False
+) -> AbstractContextManager[Injection | None]:
     if adapters is None:
         return nullcontext()
     if isinstance(adapters, Adapter):
-        return adapted(vlm.model, adapters)
+        return merged(vlm, adapters) if is_merged else adapted(vlm.model, adapters)
+    if all(adapter is adapters[0] for adapter in adapters):
+        return adapted(vlm.model, adapters[0])
     return adapted(vlm.model, stack(adapters))
 
 
-def _answers(
-    vlm: Vlm,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[Sequence[int]],
-    *,
-    first_s: float,
-) -> list[Answer]:
-    return [
-        Answer(
-            text=vlm.tokenizer.decode(new_ids, skip_special_tokens=True).strip(),
-            num_prompt_tokens=len(prompt),
-            num_visual_tokens=prompt.count(vlm.image_token_id),
-            num_new_tokens=len(new_ids),
-            time_to_first_token_s=first_s,
-            prompt_ids=tuple(prompt),
-            new_ids=tuple(new_ids),
-        )
-        for prompt, new_ids in zip(prompts, rows, strict=True)
-    ]
+def _keeping(vlm: Vlm, injection: Injection | None) -> KeepRows | None:
+    """Say what must follow when rows are dropped; None where rows must stay.
 
-
-def _check_prompts(vlm: Vlm, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    if not prompts or max_new_tokens < 1:
-        raise UsageError(
-            f"answer: {len(prompts)} questions, max_new_tokens {max_new_tokens} (expected at least "
-            "1 of each); ask something"
-        )
-    longest = max(map(len, prompts)) + max_new_tokens
-    if longest > vlm.max_tokens:
-        raise PromptError(
-            f"answer: prompt and answer need {longest} tokens (expected at most {vlm.max_tokens}, "
-            f"the positions of {vlm.name}); shorten the question, show fewer frames or lower "
-            "max_new_tokens"
-        )
+    Per-row adapters that the caller injected are not ours to shorten.
+    """
+    if injection is not None:
+        return injection.keep_rows
+    return None if has_row_adapters(vlm.model) else lambda _: None
 
 
 def _refuse_visual_tokens(vlm: Vlm, prompts: Sequence[Sequence[int]]) -> None:
@@ -266,7 +195,15 @@ def _refuse_visual_tokens(vlm: Vlm, prompts: Sequence[Sequence[int]]) -> None:
         )
 
 
-def _check_adapters(adapters: Sequence[Adapter] | Adapter | None, num_questions: int) -> None:
+def _check_adapters(
+    adapters: Sequence[Adapter] | Adapter | None, num_questions: int, *, is_merged: bool = False
+) -> None:
+    if is_merged and not isinstance(adapters, Adapter):
+        raise UsageError(
+            "answer: weights are merged with one adapter (found "
+            f"{'none' if adapters is None else 'one for each question'}); give one for all, or "
+            "leave is_merged out"
+        )
     if adapters is None:
         return
     given = [adapters] if isinstance(adapters, Adapter) else list(adapters)

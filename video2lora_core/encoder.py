@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
-from video2lora_core.inject import LowRankUpdate
+from video2lora_core.inject import is_injected
 from video2lora_core.pixels import normalise
 from video2lora_core.vlm import Vlm
 
@@ -153,11 +153,10 @@ def check_frames(
 
 def refuse_adapted(vlm: Vlm) -> None:
     """Refuse a model with an adapter injected: frames are only shown to the frozen model."""
-    hooks = (hook for m in vlm.model.modules() for hook in m._forward_hooks.values())
-    if any(isinstance(hook, LowRankUpdate) for hook in hooks):
+    if is_injected(vlm.model):
         raise UsageError(
             f"features: {vlm.name} has an adapter injected (expected the frozen model alone); "
-            "leave the `with adapted` block first"
+            "leave the `with adapted` or `with merged` block first"
         )
 
 

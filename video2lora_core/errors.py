@@ -72,6 +72,11 @@ class Reason(StrEnum):
     NON_FINITE = "NON_FINITE"
     NORM_OUTLIER = "NORM_OUTLIER"
     ADAPTER_MISSING = "ADAPTER_MISSING"
+    # A question of a question set.
+    QUESTION_INVALID = "QUESTION_INVALID"
+    VIDEO_UNKNOWN = "VIDEO_UNKNOWN"
+    VIDEO_AMBIGUOUS = "VIDEO_AMBIGUOUS"
+    PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
 
 
 class VideoError(Video2LoraError):

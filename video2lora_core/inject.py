@@ -1,10 +1,13 @@
-"""Injection: a frozen model uses an adapter inside `with adapted(model, adapter):`, only there.
+"""Injection: a frozen model uses an adapter inside a `with` block, only there.
 
-y = W x + scaling * B^T (A x), as forward hooks on the target modules of the covered decoder
-layers. Weights are never touched; the hooks are gone when the block ends, also by an exception.
+y = W x + scaling * B^T (A x). `adapted` computes the update beside the weights, as forward hooks on
+the target modules of the covered decoder layers, and knows one adapter per row. `merged` puts
+W + scaling * B^T A into weights of its own for as long as the block lasts: dearer to begin, no
+dearer per token than no adapter. Original weights are never written to, and hooks and second
+weights are gone when the block ends, also by an exception.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,10 +15,11 @@ from torch import Tensor, nn
 
 from video2lora_core.adapter import Adapter, AdapterBatch
 from video2lora_core.errors import ModelMismatchError, UsageError
+from video2lora_core.vlm import Vlm
 
 
 @contextmanager
-def adapted(model: nn.Module, adapter: Adapter | AdapterBatch) -> Iterator[None]:
+def adapted(model: nn.Module, adapter: Adapter | AdapterBatch) -> Iterator["Injection"]:
     """Make `model` use `adapter` inside the block; an AdapterBatch has one adapter per row.
 
     Differentiable in the factors. They are cast to each target's dtype and device.
@@ -24,20 +28,61 @@ def adapted(model: nn.Module, adapter: Adapter | AdapterBatch) -> Iterator[None]
         ModelMismatchError: the adapter's layers, modules or widths do not fit the model.
         UsageError: an adapter is injected already, or the batch rows do not match the input's.
     """
-    widths = {name: (f.a.shape[-1], f.b.shape[-1]) for name, f in adapter.factors.items()}
-    targets = target_linears(model, layers=adapter.layers, widths=widths)
-    _refuse_nesting(model)
+    targets = _targets(model, adapter)
     handles = []
+    updates = []
     try:
         for (position, name), linear in targets.items():
             a = adapter.factors[name].a[..., position, :, :].to(linear.weight)
             b = adapter.factors[name].b[..., position, :, :].to(linear.weight)
-            update = LowRankUpdate(a, b, scaling=adapter.scaling)
-            handles.append(linear.register_forward_hook(update))
-        yield
+            updates.append(LowRankUpdate(a, b, scaling=adapter.scaling))
+            handles.append(linear.register_forward_hook(updates[-1]))
+        yield Injection(updates)
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def merged(vlm: Vlm, adapter: Adapter) -> Iterator["Injection"]:
+    """Make the VLM use an adapter inside the block through second weights W + update.
+
+    The sum is taken in float32 and rounded once. In bfloat16 that rounding loses some of a small
+    update (docs/decisions.md), so answers may differ from `adapted`'s there; in float32 they do
+    not.
+
+    Raises:
+        ModelMismatchError: the adapter's layers, modules or widths do not fit the model.
+        UsageError: an adapter is injected already.
+    """
+    targets = _targets(vlm.model, adapter)
+    originals = {key: linear.weight for key, linear in targets.items()}
+    try:
+        for (position, name), linear in targets.items():
+            f = adapter.factors[name]
+            a, b = (x[position].to(linear.weight.device, torch.float32) for x in (f.a, f.b))
+            total = torch.addmm(linear.weight.float(), b.mT, a, alpha=adapter.scaling)
+            linear.weight = MergedWeight(total.to(linear.weight.dtype), requires_grad=False)
+        yield Injection([])
+    finally:
+        for key, weight in originals.items():
+            targets[key].weight = weight
+
+
+class Injection:
+    """What a block of `adapted` or `merged` has put into its model."""
+
+    def __init__(self, updates: "Sequence[LowRankUpdate]") -> None:
+        self._updates = updates
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch only; adapters that serve every row stay."""
+        for update in self._updates:
+            update.keep_rows(rows)
+
+
+class MergedWeight(nn.Parameter):
+    """A second weight, by which a model tells that an adapter is in it."""
 
 
 class LowRankUpdate:
@@ -46,10 +91,20 @@ class LowRankUpdate:
     def __init__(self, a: Tensor, b: Tensor, *, scaling: float) -> None:
         self.a, self.b, self.scaling = a, b, scaling
 
+    @property
+    def is_per_row(self) -> bool:
+        """Say whether each row has its own adapter."""
+        return self.a.ndim == 3
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop all other rows."""
+        if self.is_per_row:
+            self.a, self.b = self.a[rows], self.b[rows]
+
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the update to the module's output [row, token, d_out]."""
         x = args[0]
-        if self.a.ndim == 2:
+        if not self.is_per_row:
             hidden = x.flatten(0, -2) @ self.a.mT
             y = torch.addmm(output.flatten(0, -2), hidden, self.b, alpha=self.scaling)
             return y.view_as(output)
@@ -59,6 +114,18 @@ class LowRankUpdate:
                 "give one adapter per row"
             )
         return torch.baddbmm(output, x @ self.a.mT, self.b, alpha=self.scaling)
+
+
+def is_injected(model: nn.Module) -> bool:
+    """Say whether an adapter is in the model, by hooks or by second weights."""
+    if any(isinstance(parameter, MergedWeight) for parameter in model.parameters()):
+        return True
+    return any(True for _ in _updates_in(model))
+
+
+def has_row_adapters(model: nn.Module) -> bool:
+    """Say whether the model has an adapter for each row, so that a batch must keep its rows."""
+    return any(update.is_per_row for update in _updates_in(model))
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -119,10 +186,19 @@ def _target(block: nn.Module, where: str, name: str, expected: tuple[int, int]) 
     return linear
 
 
-def _refuse_nesting(model: nn.Module) -> None:
-    for module in decoder_layers(model).modules():
-        if any(isinstance(hook, LowRankUpdate) for hook in module._forward_hooks.values()):
-            raise UsageError(
-                "adapted: the model has an adapter injected already; leave that block first, or "
-                "compose both adapters into one"
-            )
+def _targets(model: nn.Module, adapter: Adapter | AdapterBatch) -> dict[tuple[int, str], nn.Linear]:
+    widths = {name: (f.a.shape[-1], f.b.shape[-1]) for name, f in adapter.factors.items()}
+    targets = target_linears(model, layers=adapter.layers, widths=widths)
+    if is_injected(decoder_layers(model)):
+        raise UsageError(
+            "adapted: the model has an adapter injected already; leave that block first, or "
+            "compose both adapters into one"
+        )
+    return targets
+
+
+def _updates_in(model: nn.Module) -> Iterator[LowRankUpdate]:
+    for module in model.modules():
+        for hook in module._forward_hooks.values():
+            if isinstance(hook, LowRankUpdate):
+                yield hook

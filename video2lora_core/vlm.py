@@ -197,6 +197,17 @@ def in_context_ids(
     return turn + _encode(vlm, vlm.layout.generation)
 
 
+def video_prefix_ids(vlm: Vlm, frame_times_us: Sequence[int], duration_us: int) -> list[int]:
+    """Tokenise what every in-context prompt about a video begins with: up to its last frame.
+
+    It ends with the last visual token. Text behind that may join with a question's first token.
+    """
+    ids = _video_ids(vlm, "", frame_times_us=frame_times_us, duration_us=duration_us)
+    while ids and ids[-1] != vlm.image_token_id:
+        ids.pop()
+    return ids
+
+
 def target_ids(vlm: Vlm, target: str) -> list[int]:
     """Tokenise what follows a query in training; every id of it is a label."""
     _refuse(vlm, target, where="target")

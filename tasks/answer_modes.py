@@ -1,0 +1,257 @@
+"""Questions to answers, mode by mode: from adapters, or from nothing at all.
+
+Rows of any videos share a batch. They are sorted by the rank of what is injected and the length of
+their prompts, so that little of a batch is padding; what is composed stays in memory, up to a limit
+in bytes, and its files are read once. The modes that show frames are in answer_frames.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from configs.answer_schema import AnswerConfig
+from storage.errors import ObjectError
+from storage.identity import composition_id
+from storage.schemas import Row
+from tasks.adapter_cache import AdapterCache
+from tasks.answer_batches import (
+    Outcome,
+    Outcomes,
+    answer_columns,
+    batches,
+    halving,
+    num_prompt_tokens,
+)
+from tasks.answer_recipe import AnswerRecipe
+from tasks.meet_video import Reject
+from tasks.models import LoadedModel
+from tasks.pick_many import ManyAdapters
+from video2lora_core.adapter import Adapter
+from video2lora_core.answer import Answer, answer
+from video2lora_core.errors import Reason
+from video2lora_core.routing import NUM_COMPOSED, most_relevant, segment_relevance
+from video2lora_core.vlm import query_ids
+
+
+class Answerer(Protocol):
+    """Answers a unit's questions in one mode."""
+
+    def answer(self, rows: Sequence[Row]) -> Outcomes:
+        """Return the outcome of every question."""
+        ...
+
+
+class BlindAnswerer:
+    """Asks the model without any video."""
+
+    def __init__(self, model: LoadedModel, config: AnswerConfig) -> None:
+        """Ask `model`."""
+        self._model = model
+        self._config = config
+
+    def answer(self, rows: Sequence[Row]) -> Outcomes:
+        """Return the outcome of every question."""
+        outcomes: dict[str, Outcome] = {}
+        asked: list[tuple[int, str, Row]] = []
+        for row in rows:
+            length = _prompt_length(self._model, row, self._config)
+            if isinstance(length, Reject):
+                outcomes[row["question_id"]] = length
+            else:
+                asked.append((length, row["question_id"], row))
+        for batch in batches(sorted(asked, key=lambda a: a[:2]), self._config.batch_questions):
+            given = halving(self._ask, batch, device=self._model.vlm.device)
+            for (_, question_id, _), one in zip(batch, given, strict=True):
+                outcomes[question_id] = (
+                    one
+                    if isinstance(one, Reject)
+                    else answer_columns(one, answer_s=one.answer_s / len(batch))
+                )
+        return outcomes
+
+    def _ask(self, batch: Sequence[tuple[int, str, Row]]) -> Sequence[Answer]:
+        questions = [row["question"] for *_, row in batch]
+        return answer(self._model.vlm, questions, max_new_tokens=self._config.max_new_tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """A question with the segments that are to answer it."""
+
+    row: Row
+    num_tokens: int
+    chosen: tuple[Row, ...]
+    load_s: float
+    """Reading the segments that were weighed against each other."""
+    routing_s: float
+    """Weighing them."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(adapter["adapter_sha256"] for adapter in self.chosen)
+
+    @property
+    def order(self) -> tuple[int, int, tuple[str, ...], str]:
+        rank = sum(adapter["rank"] for adapter in self.chosen)
+        return rank, self.num_tokens, self.ids, self.row["question_id"]
+
+
+class Picker:
+    """Finds the adapters that a question was planned with."""
+
+    def __init__(self, adapters: ManyAdapters, recipe: AnswerRecipe) -> None:
+        """Pick of `adapters`."""
+        self._adapters = adapters
+        self._recipe = recipe
+
+    def pick(self, row: Row) -> tuple[Row, ...] | Reject:
+        """Return the adapters, or why they cannot answer any more."""
+        span = (row["start_us"], row["end_us"])
+        picked = self._adapters.pick(row["video_id"], span)
+        if isinstance(picked, Reject):
+            return picked
+        found = self._recipe.answer_id(
+            question_id=row["question_id"],
+            question=row["question"],
+            video_id=row["video_id"],
+            span=span,
+            adapters=[adapter["adapter_sha256"] for adapter in picked],
+        )
+        if found == row["answer_id"]:
+            return picked
+        detail = f"video {row['video_id'][:12]}: it got other adapters meanwhile; ask again"
+        return Reject(reason=Reason.ADAPTER_MISSING, detail=detail)
+
+
+class AdapterAnswerer:
+    """Asks the model with the adapters of each question's own video."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: AnswerConfig,
+        *,
+        picker: Picker,
+        cache: AdapterCache,
+    ) -> None:
+        """Ask `model` with the adapters that `picker` finds and `cache` reads."""
+        self._model = model
+        self._config = config
+        self._picker = picker
+        self._cache = cache
+
+    def answer(self, rows: Sequence[Row]) -> Outcomes:
+        """Return the outcome of every question."""
+        outcomes: dict[str, Outcome] = {}
+        asked: list[_Asked] = []
+        for row in rows:
+            prepared = self._prepare(row)
+            if isinstance(prepared, Reject):
+                outcomes[row["question_id"]] = prepared
+            else:
+                asked.append(prepared)
+        asked.sort(key=lambda one: one.order)
+        for batch in batches(asked, self._config.batch_questions):
+            outcomes |= self._batch(batch)
+        return outcomes
+
+    def _prepare(self, row: Row) -> _Asked | Reject:
+        length = _prompt_length(self._model, row, self._config)
+        if isinstance(length, Reject):
+            return length
+        picked = self._picker.pick(row)
+        if isinstance(picked, Reject):
+            return picked
+        limit = {"compose": len(picked), "route": 1, "route-compose": NUM_COMPOSED}
+        num_chosen = limit[self._config.strategy]
+        if num_chosen >= len(picked):
+            return _Asked(row=row, num_tokens=length, chosen=picked, load_s=0.0, routing_s=0.0)
+        before_s, started = self._cache.load_s, time.perf_counter()
+        try:
+            relevance = self._relevance(row, picked)
+        except ObjectError as error:
+            return Reject(reason=Reason.ADAPTER_MISSING, detail=str(error))
+        except torch.OutOfMemoryError:
+            detail = f"the segments of one question do not fit {self._model.vlm.device}"
+            return Reject(reason=Reason.DEVICE_OOM, detail=detail)
+        load_s = self._cache.load_s - before_s
+        return _Asked(
+            row=row,
+            num_tokens=length,
+            chosen=tuple(picked[place] for place in most_relevant(relevance, num_chosen)),
+            load_s=load_s,
+            routing_s=time.perf_counter() - started - load_s,
+        )
+
+    def _relevance(self, row: Row, picked: Sequence[Row]) -> tuple[float, ...]:
+        return segment_relevance(
+            self._model.vlm,
+            row["question"],
+            self._cache.segments([adapter["adapter_sha256"] for adapter in picked]),
+            bias=self._model.bias(),
+            max_new_tokens=self._config.max_new_tokens,
+        )
+
+    def _batch(self, batch: Sequence[_Asked]) -> Outcomes:
+        """Answer one batch; a question whose adapter cannot be read is left out of it."""
+        before = (self._cache.load_s, self._cache.compose_s)
+        rejects: dict[str, Outcome] = {}
+        ready = []
+        for one in batch:
+            try:
+                ready.append((one, self._cache.composed(one.ids)))
+            except ObjectError as error:
+                reject = Reject(reason=Reason.ADAPTER_MISSING, detail=str(error))
+                rejects[one.row["question_id"]] = reject
+        if not ready:
+            return rejects
+        load_s, compose_s = self._cache.load_s - before[0], self._cache.compose_s - before[1]
+        given = halving(self._ask, ready, device=self._model.vlm.device)
+        return rejects | {
+            one.row["question_id"]: made
+            if isinstance(made, Reject)
+            else answer_columns(
+                made,
+                load_s=one.load_s + load_s / len(ready),
+                compose_s=compose_s / len(ready),
+                answer_s=one.routing_s + made.answer_s / len(ready),
+                rank=adapter.rank,
+                **_origin(one.chosen),
+            )
+            for (one, adapter), made in zip(ready, given, strict=True)
+        }
+
+    def _ask(self, batch: Sequence[tuple[_Asked, Adapter]]) -> Sequence[Answer]:
+        return answer(
+            self._model.vlm,
+            [one.row["question"] for one, _ in batch],
+            adapters=[adapter for _, adapter in batch],
+            max_new_tokens=self._config.max_new_tokens,
+        )
+
+
+def _prompt_length(model: LoadedModel, row: Row, config: AnswerConfig) -> int | Reject:
+    return num_prompt_tokens(
+        model.vlm,
+        lambda: query_ids(model.vlm, row["question"]),
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def _origin(chosen: Sequence[Row]) -> Row:
+    """Return the columns that say what answered."""
+    ids = [adapter["adapter_sha256"] for adapter in chosen]
+    recipe_id = chosen[0]["recipe_id"]
+    return {
+        "recipe_id": recipe_id,
+        "composition_id": composition_id(
+            recipe_id=recipe_id, method="concat", parents=ids, coefficients=[1.0] * len(ids)
+        ),
+        "parents": ids,
+        "num_segments": len(ids),
+        "num_frames": sum(len(adapter["frame_times_us"]) for adapter in chosen),
+        "checkpoint_sha256": chosen[0]["checkpoint_sha256"],
+    }
