@@ -54,14 +54,16 @@ def filled(file: Path, settings: Settings) -> str:
         "corpus": _absolute(settings.corpus),
         "model": _absolute(settings.model) if _is_path(settings.model) else settings.model,
         "questions": _absolute(settings.questions or "questions.jsonl"),
+        "report": _absolute("report.html"),
     }
     content = yaml.safe_load(text)
     before = dict(content["definitions"])
     _replace(content, {before[name]: value for name, value in values.items()})
-    if settings.is_scheduled:
-        for deployment in content["deployments"]:
-            for schedule in deployment.get("schedules", []):
-                schedule["active"] = True
+    for deployment in content["deployments"]:
+        for schedule in deployment.get("schedules", []):
+            schedule["active"] = schedule["active"] or settings.is_scheduled
+        for trigger in deployment.get("triggers", []):
+            trigger["enabled"] = settings.questions is not None
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -78,28 +80,23 @@ def deploy_all(file: Path, settings: Settings) -> None:
         )
     text = filled(file, settings)
     prefect_settings.apply()
-    for pool in POOLS:
-        if _prefect("work-pool", "inspect", pool, is_shown=False) != 0:
-            _require(_prefect("work-pool", "create", pool, "--type", "process"))
+    from flows.prefect_pools import create_missing
+
+    create_missing(POOLS)
     with tempfile.TemporaryDirectory(prefix="video2lora-") as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(text, encoding="utf-8")
-        _require(_prefect("deploy", "--all", "--prefect-file", str(path)))
+        _deploy(path)
 
 
-def _prefect(*arguments: str, is_shown: bool = True) -> int:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    shown = None if is_shown else subprocess.DEVNULL
+def _deploy(path: Path) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    # The file's own placeholder: a shell sets it, a program's change of folder does not.
     environment = {**os.environ, "PWD": str(Path.cwd())}
-    return subprocess.run(
-        command, check=False, stdout=shown, stderr=shown, env=environment
-    ).returncode
-
-
-def _require(status: int) -> None:
-    if status != 0:
+    done = subprocess.run([*command, "--prefect-file", str(path)], check=False, env=environment)
+    if done.returncode != 0:
         raise UsageError(
-            f"deploy: prefect ended with status {status}, its message is above; see "
+            f"deploy: prefect ended with status {done.returncode}, its message is above; see "
             "docs/operating.md"
         )
 

@@ -132,7 +132,7 @@ def _open_run(lake: Lake, row: Row, last_rows_at: Mapping[int, datetime]) -> Ope
         todo = open_shards(lake, row["run_id"])
         num_shards = lake.get_plan(row["run_id"]).header.num_shards
     except ObjectMissingError as error:
-        logger.warning("%s", error)
+        logger.debug("%s", error)  # a run of answers, whose plan is another and which is no shard's
         return None
     return OpenRun(
         run_id=row["run_id"],
