@@ -85,7 +85,8 @@ class Server:
             try:
                 return self._post(path, body)
             except (TimeoutError, urllib.error.URLError) as error:
-                assert getattr(error, "code", 503) in (500, 503), f"{path}: {error}"
+                if getattr(error, "code", 503) not in (500, 503):
+                    raise
                 time.sleep(2)
         return self._post(path, body)
 
