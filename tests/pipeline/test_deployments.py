@@ -22,7 +22,7 @@ from tests.pipeline.prefect_servers import ROOT, Server, prefect_server, wait_fo
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 
 SEGMENT_S = 4
-NUM_SHARDS, SHARD_VIDEOS = 6, 10
+NUM_SHARDS, SHARD_VIDEOS = 6, 8
 # A stuck run is one that has written nothing for so long; the first row of a slow machine takes it.
 STUCK_S = 20
 WAIT_S = 900
@@ -45,11 +45,10 @@ def write_corpus(folder: Path, num_videos: int, *, seconds: int = SEGMENT_S) -> 
 
 
 def write_questions(path: Path, videos: Path) -> int:
-    """Ask two questions of every video."""
+    """Ask a question of every video."""
     lines = [
-        json.dumps({"question_id": f"{video.stem}-{i}", "video": str(video), "question": text})
+        json.dumps({"question_id": video.stem, "video": str(video), "question": "What moves?"})
         for video in sorted(videos.iterdir())
-        for i, text in enumerate(("What colour is the circle?", "What moves?"))
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
@@ -113,6 +112,7 @@ def test_a_scheduled_run_outlives_a_killed_worker_and_its_event_starts_the_answe
         *("--questions", str(tmp_path / "questions.jsonl")),
         *("--file", str(deployments(tmp_path, cron=every_minute))),
     )
+    server.pause("reconcile")  # it is started below, at the moment that the test needs
     with ExitStack() as stack:
         stack.enter_context(server.worker("control", CONTROL_POOL, limit=3))
         devices = [stack.enter_context(server.worker(f"device-{i}", DEVICE_POOL)) for i in range(2)]
