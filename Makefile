@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format docs test test-slow coverage demo bench train model-card composition clean
+.PHONY: help setup check format docs test test-slow coverage demo bench train model-card composition site clean
 
 help:
 	@echo "make demo       install, then run the whole pipeline on generated videos"
@@ -29,6 +29,7 @@ help:
 	@echo "make composition  measure answers over long videos and write docs/composition.md"
 	@echo "make bench      the benchmarks"
 	@echo "make format     ruff format and ruff's safe fixes"
+	@echo "make site       the documentation as a site, in site/"
 	@echo "make docs       write docs/catalog.md again from the tables' schemas"
 	@echo "make clean      remove caches and build outputs (.venv stays)"
 
@@ -98,7 +99,11 @@ model-card: setup
 composition: setup
 	$(BIN)/python -m tasks.composition_study --model tiny
 
+# The variable hushes an advertisement for another generator.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf build dist htmlcov .coverage .coverage.* coverage.xml *.egg-info \
+	rm -rf build dist site htmlcov .coverage .coverage.* coverage.xml *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

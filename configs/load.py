@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.answer_schema import AnswerConfig
 from configs.schema import InternalizeConfig, ModelConfig
 from video2lora_core.errors import UsageError
 
@@ -50,9 +51,16 @@ def load_internalize_config(path: Path | None, overrides: dict[str, Any]) -> Int
     Raises:
         UsageError: a value is missing, unknown or out of range.
     """
-    values = _read_mapping(path) if path is not None else {}
-    values |= {key: value for key, value in overrides.items() if value is not None}
-    return validate(values, InternalizeConfig, where=str(path or "internalize"))
+    return validate(_overlaid(path, overrides), InternalizeConfig, where=str(path or "internalize"))
+
+
+def load_answer_config(path: Path | None, overrides: dict[str, Any]) -> AnswerConfig:
+    """Merge an answer config (or nothing) with the values given on the command line, which win.
+
+    Raises:
+        UsageError: a value is missing, unknown or out of range.
+    """
+    return validate(_overlaid(path, overrides), AnswerConfig, where=str(path or "answer"))
 
 
 def validate(values: dict[str, Any], schema: type[ConfigT], *, where: str) -> ConfigT:
@@ -65,6 +73,11 @@ def validate(values: dict[str, Any], schema: type[ConfigT], *, where: str) -> Co
         return schema.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{where}: {_first_problem(error, schema)}") from None
+
+
+def _overlaid(path: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    values = _read_mapping(path) if path is not None else {}
+    return values | {key: value for key, value in overrides.items() if value is not None}
 
 
 def _find_model_config(name_or_path: str) -> Path:

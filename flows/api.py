@@ -48,18 +48,25 @@ def open_lake(uri: str, *, model: str = "tiny", allow_random: bool = False) -> "
         UsageError: there is no such model config.
     """
     config = load_model_config(model, random_weights=allow_random)
-    return OpenLake(storage_lake.open_lake(uri), config, allow_random=allow_random)
+    opened = storage_lake.open_lake(uri)
+    return OpenLake(opened, config, model_name=model, allow_random=allow_random)
 
 
 class OpenLake:
     """A lake with the model that is to use its adapters."""
 
     def __init__(
-        self, lake: storage_lake.Lake, config: ModelConfig, *, allow_random: bool = False
+        self,
+        lake: storage_lake.Lake,
+        config: ModelConfig,
+        *,
+        model_name: str = "tiny",
+        allow_random: bool = False,
     ) -> None:
         """Put both together; `open_lake` is the usual way."""
         self.lake = lake
         self.config = config
+        self.model_name = model_name
         self.allow_random = allow_random
 
     @cached_property
@@ -274,6 +281,25 @@ class OpenLake:
             strategy=strategy or DEFAULT_STRATEGY,
             max_new_tokens=max_new_tokens,
         )
+
+    def answer_many(self, questions: str, **settings: Any) -> "pa.Table":
+        """Answer a question set and return its rows with their answers, or the reasons of none.
+
+        Args:
+            questions: a Parquet, JSONL or CSV file, or a SELECT over the catalog.
+            settings: fields of `configs.answer_schema.AnswerConfig`, such as `mode`.
+
+        Raises:
+            UsageError: the set cannot be read, or a setting is wrong.
+        """
+        from configs.load import load_answer_config
+        from flows.answer_questions import run_answers
+        from tasks.answer_results import answers_table
+
+        given: dict[str, Any] = {"questions": questions, "lake": self.lake.uri, "engine": "local"}
+        given |= {"model": self.model_name, "allow_random": self.allow_random}
+        summary = run_answers(load_answer_config(None, {**given, **settings}))
+        return answers_table(self.lake, summary.plan.run_id)
 
     def _selected(self, sql: str) -> list[str]:
         found = self.lake.query(sql)

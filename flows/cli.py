@@ -1,7 +1,8 @@
 """`video2lora ...`: parse, load the config, call a flow or a query, print.
 
 Nothing heavy is imported before a command needs it: `--help` loads neither torch nor Prefect.
-Every error ends as one line on stderr and exit code 1; a wrong call ends with code 2.
+Every error ends as one line on stderr and exit code 1; a wrong call ends with code 2, Ctrl-C with
+130 (cli_app.py has them all).
 """
 
 import atexit
@@ -17,6 +18,7 @@ from typer.models import CommandInfo
 from flows import (
     cli_adapters,
     cli_bench,
+    cli_benchmark_sets,
     cli_corpus,
     cli_evaluate,
     cli_maintenance,
@@ -26,13 +28,27 @@ from flows import (
     cli_train,
     cli_workers,
 )
-from flows.cli_app import AllowRandom, Json, Lake, Model, app, examples
+from flows.cli_app import (
+    REJECTED,
+    AllowRandom,
+    FailOnRejects,
+    Json,
+    Lake,
+    MetricsHost,
+    MetricsPort,
+    Model,
+    app,
+    examples,
+    fail,
+)
+from flows.manners import LogFormat, Manners, behave
 
 # Importing them is what makes their commands part of `app`.
 COMMANDS = (
     cli_adapters,
     cli_corpus,
     cli_questions,
+    cli_benchmark_sets,
     cli_evaluate,
     cli_train,
     cli_models,
@@ -51,12 +67,10 @@ def main() -> None:
     atexit.register(_hush_teardown)  # registered first, so it runs last
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again, what is done stays done", code=130)
     except Exception as error:  # the edge: whatever happened ends as one line
         if "--traceback" in sys.argv:
             raise
-        _fail(_one_line(error), code=1)
+        fail(_one_line(error), code=1)
 
 
 def _hush_teardown() -> None:
@@ -82,8 +96,20 @@ def _root(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="On an error show Python's whole traceback.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what each step logs, too.")
+    ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", help="How stderr is written: text, or json, one per line."),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Turn videos into LoRA adapters, and ask a frozen model about them."""
+    from flows.logs import set_up_logging
+
+    behave(Manners(is_quiet=quiet, is_verbose=verbose, log_format=log_format))
+    set_up_logging()
 
 
 @app.command(
@@ -128,6 +154,9 @@ def internalize(
     corpus_name: Annotated[
         str | None, typer.Option("--corpus-name", help="Name of the corpus in the catalog.")
     ] = None,
+    fail_on_rejects: FailOnRejects = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
     """Turn the videos of a corpus into adapters in a lake.
@@ -138,6 +167,7 @@ def internalize(
     from configs.load import load_internalize_config
     from flows.console import show_run, showing_progress
     from flows.run import run_internalize
+    from tasks.metrics_server import serving_metrics
 
     overrides: dict[str, Any] = {
         "corpus": corpus,
@@ -149,9 +179,11 @@ def internalize(
         "corpus_name": corpus_name,
     }
     settings = load_internalize_config(config, overrides)
-    with showing_progress():
+    with serving_metrics(metrics_port, host=metrics_host), showing_progress():
         summary = run_internalize(settings)
     show_run(summary, lake=settings.lake, as_json=as_json)
+    if fail_on_rejects and summary.shards.num_rejects:
+        raise typer.Exit(REJECTED)
 
 
 @app.command(
@@ -278,11 +310,6 @@ def demo(
             seed=seed,
         )
     )
-
-
-def _fail(message: str, *, code: int) -> None:
-    typer.echo(f"Error: {message}", err=True)
-    raise SystemExit(code)
 
 
 def _one_line(error: Exception) -> str:

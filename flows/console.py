@@ -15,7 +15,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flows.clock import show_time
@@ -34,7 +33,6 @@ if TYPE_CHECKING:  # kept out of the start-up of commands that do not need them
     from video2lora_core.routing import RoutedAnswer
 
 _PIPE_WIDTH = 240
-_PIPE_PAUSE_S = 10.0
 _MAX_CELL = 48
 
 
@@ -79,6 +77,14 @@ class ProgressLine:
             parts.append(f"{_duration(left_s)} left")
         return ", ".join(parts)
 
+    def done_text(self) -> str:
+        """Return how far it is, for somebody who stops it."""
+        counts = self.counts
+        if not counts["videos_planned"]:
+            return "nothing was begun"
+        done, total = counts["videos"], counts["videos_planned"]
+        return f"{done} of {total} videos, {counts['segments']} segments internalized"
+
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
@@ -90,14 +96,18 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def showing_progress() -> Iterator[None]:
-    """Show the progress of the steps that run inside the `with` block, on stderr."""
-    console = make_console(is_error=True)
-    if console.is_terminal:
-        with _bar(console):
+    """Show the progress of the steps that run inside the `with` block, on stderr.
+
+    Ctrl-C says how far they were.
+    """
+    from flows.progress_shown import progress_shown
+
+    console, line = make_console(is_error=True), ProgressLine()
+    try:
+        with progress_shown(console, line):
             yield
-    else:
-        with _lines(console):
-            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(line.done_text()) from None
 
 
 def show_run(summary: "RunSummary", *, lake: str, as_json: bool) -> None:
@@ -261,46 +271,3 @@ def _cell(value: Any) -> str:
     # What a catalog holds is shown as it is: no markup, no control characters.
     text = "".join(char if char.isprintable() else " " for char in text).replace("[", "\\[")
     return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 3] + "..."
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[None]:
-    from tasks.progress import listening
-
-    line = ProgressLine()
-    columns = (
-        TextColumn("internalizing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("videos  {task.fields[line]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        shown = progress.add_task("", total=None, line="planning")
-
-        def listen(event: "Event", count: int) -> None:
-            line.count(event, count)
-            total = line.counts["videos_planned"]
-            progress.update(shown, total=total, completed=line.counts["videos"], line=line.text())
-
-        with listening(listen):
-            yield
-
-
-@contextmanager
-def _lines(console: Console) -> Iterator[None]:
-    from tasks.progress import listening
-
-    line = ProgressLine()
-    last_s = time.monotonic()
-
-    def listen(event: "Event", count: int) -> None:
-        nonlocal last_s
-        line.count(event, count)
-        if time.monotonic() - last_s >= _PIPE_PAUSE_S:
-            last_s = time.monotonic()
-            done, total = line.counts["videos"], line.counts["videos_planned"]
-            console.print(f"internalizing: {done} of {total} videos, {line.text()}")
-
-    with listening(listen):
-        yield

@@ -73,7 +73,9 @@ COLUMNS: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _RUN,
             _RECIPE,
             _col(
-                "event", _TEXT, "planned, unit, composed, shard, published, failed, or maintenance"
+                "event",
+                _TEXT,
+                "planned, unit, composed, answered, shard, published, failed, or maintenance",
             ),
             _opt("shard", _INT, "shard of the run"),
             _opt("unit", _INT, "unit of the shard"),
@@ -211,7 +213,7 @@ COLUMNS: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
         (
             _RUN,
             _RECIPE,
-            _col("answer_id", _TEXT, "sha256 of mode, question, adapters and answer model"),
+            _col("answer_id", _TEXT, "sha256 of question, mode, adapters, answer model"),
             _opt("shard", _INT, "shard of the run"),
             _opt("unit", _INT, "unit of the shard, committed at once"),
             _opt("attempt_id", _TEXT, "the execution that wrote the row"),

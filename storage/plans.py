@@ -112,6 +112,17 @@ class StoredPlan:
                 rows += block.filter(pc.field("shard") == shard).to_pylist()
         return [Source(**{k: v for k, v in row.items() if k != "shard"}) for row in rows]
 
+    def shard_sizes(self) -> dict[int, int]:
+        """Return how many sources each shard has; only that column of the file is read.
+
+        Raises:
+            ObjectError: the file is damaged.
+        """
+        where = self.objects.uri(_name(self.run_id))
+        with self.objects.open(_name(self.run_id)) as file, _reading(where):
+            shards = pq.ParquetFile(file).read(columns=["shard"])["shard"].value_counts()
+        return {row["values"]: row["counts"] for row in shards.to_pylist()}
+
 
 def pack(
     items: Iterable[T], *, cost: Callable[[T], float], shard_cost: float

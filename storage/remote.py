@@ -61,6 +61,12 @@ def delta_options(options: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**limits, **merged}
 
 
+def endpoint_url(options: Mapping[str, str] | None = None) -> str:
+    """Return the URL of the S3 service that both clients ask."""
+    merged = _merged(options)
+    return _first(merged, _ENDPOINTS) or f"https://s3.{_region(merged)}.amazonaws.com"
+
+
 def require_credentials(uri: str, options: Mapping[str, str] | None = None) -> None:
     """Raise LakeError where no S3 credentials can be found; asks the one client that gives up fast.
 

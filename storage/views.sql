@@ -55,8 +55,8 @@ COMMENT ON VIEW rejects IS 'Every reject of every attempt.';
 CREATE VIEW open_rejects AS
 SELECT r.*
 FROM rejects AS r
-WHERE
-    CASE WHEN r.adapter_key IS NOT NULL
+WHERE r.question_id IS NULL
+    AND CASE WHEN r.adapter_key IS NOT NULL
         THEN r.adapter_key NOT IN (SELECT adapter_key FROM raw.adapters)
         ELSE NOT EXISTS (
             SELECT 1
@@ -169,6 +169,21 @@ SELECT a.*
 FROM raw.answers AS a
 WHERE a.video_id IS NULL OR a.video_id NOT IN (SELECT video_id FROM deleted_videos);
 COMMENT ON VIEW answers IS 'Every answered question.';
+
+CREATE VIEW answers_latest AS
+SELECT a.*
+FROM answers AS a
+QUALIFY row_number() OVER (PARTITION BY answer_id ORDER BY created_at DESC, run_id) = 1;
+COMMENT ON VIEW answers_latest IS 'One row per answer_id: the last, where a question was asked again.';
+
+CREATE VIEW question_rejects AS
+SELECT r.*
+FROM rejects AS r
+WHERE r.question_id IS NOT NULL
+QUALIFY row_number() OVER (
+    PARTITION BY run_id, question_id, mode ORDER BY attempt DESC, created_at DESC
+) = 1;
+COMMENT ON VIEW question_rejects IS 'Questions that a run could not answer, with the reason.';
 
 CREATE VIEW evaluations AS
 SELECT e.* FROM raw.evaluations AS e;

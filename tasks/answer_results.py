@@ -80,6 +80,12 @@ def read_answers(lake: Lake, run_id: str) -> Iterator[Row]:
             yield _joined(row, answers.get(row["answer_id"]), rejects.get(row["question_id"]))
 
 
+def answers_table(lake: Lake, run_id: str) -> pa.Table:
+    """Return what `read_answers` streams, as one table."""
+    tables = [pa.Table.from_pylist(g, schema=_WRITTEN) for g in _groups(read_answers(lake, run_id))]
+    return pa.concat_tables([_WRITTEN.empty_table(), *tables])
+
+
 def close_answers(config: AnswerConfig, *, run_id: str, attempt_id: str) -> AnswersFound:
     """Mark a run of answers as finished, rebuild the views, and count what there is."""
     lake = open_lake(config.lake)

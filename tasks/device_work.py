@@ -7,6 +7,7 @@ nothing more can come until a unit is committed that waits for it.
 from collections.abc import Callable, Sequence
 
 from tasks.internalize_batch import MadeAdapter
+from tasks.measures import count
 from tasks.meet_video import MetVideo, Reject
 from tasks.progress import report
 from tasks.read_ahead import ReadAhead
@@ -57,11 +58,13 @@ class DeviceWork:
 
     def _take(self, event: Decoded | MetVideo) -> None:
         if isinstance(event, MetVideo):
-            report("rejects", int(event.is_new and event.reject is not None))
+            if event.is_new and event.reject is not None:
+                _report_reject(event.reject)
             report("videos")
+            count("videos")
         elif isinstance(event.outcome, Reject):
             self._writing.take(event, event.outcome)
-            report("rejects")
+            _report_reject(event.outcome)
         else:
             self._batch.append(event)
             if len(self._batch) >= self._batch_segments:
@@ -77,4 +80,12 @@ class DeviceWork:
         num_made = sum(isinstance(outcome, MadeAdapter) for outcome in made)
         self.num_segments += num_made
         report("segments", num_made)
-        report("rejects", len(made) - num_made)
+        count("segments", num_made)
+        for outcome in made:
+            if isinstance(outcome, Reject):
+                _report_reject(outcome)
+
+
+def _report_reject(reject: Reject) -> None:
+    report("rejects")
+    count("rejects", label=str(reject.reason))

@@ -5,12 +5,13 @@ that our own code has drawn goes in as it is.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment
-from markupsafe import Markup
 
+_NUMBER = re.compile(r"[-+]?[.\d]")
 _TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -30,7 +31,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 caption { text-align: left; color: var(--faint); padding: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
   text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } td { overflow-wrap: anywhere; }
+th:first-child, td:first-child, .text { text-align: left; } td { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; background: #fff;
   border-radius: 6px; padding: .4rem; }
 figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
@@ -49,11 +50,13 @@ figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
 {% for text in section.paragraphs %}<p>{{ text }}</p>
 {% endfor %}{% for table in section.tables %}<div class="wide"><table>
 {% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
-<thead><tr>{% for cell in table.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+<thead><tr>{% for cell in table.header %}
+<th scope="col"{{ table.align[loop.index0] }}>{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}<tr>{% for cell in row %}
+<td{{ table.align[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}{% for picture in section.pictures %}<figure role="img" aria-label="{{ picture.text }}">
-{{ picture.drawn }}
+{{ picture.svg|safe }}
 <figcaption>{{ picture.text }}</figcaption></figure>
 {% endfor %}{% if section.thumbnails %}<div class="strip">
 {% for image in section.thumbnails %}<figure><img alt="{{ image.text }}" src="{{ image.source }}">
@@ -72,6 +75,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
+    @property
+    def align(self) -> list[Markup]:
+        """An attribute for each column: texts stand left, numbers right."""
+        columns = [[row[k] for row in self.rows] for k in range(len(self.header))]
+        is_text = [any(cell and not _NUMBER.match(cell) for cell in column) for column in columns]
+        return [Markup(' class="text"') if flag else Markup("") for flag in is_text]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
@@ -79,11 +89,6 @@ class Picture:
 
     svg: str
     text: str
-
-    @property
-    def drawn(self) -> Markup:
-        """The SVG, marked as ours."""
-        return Markup(self.svg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

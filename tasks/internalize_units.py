@@ -19,6 +19,7 @@ from tasks.shard_work import do_shard
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.unit_rows import common_columns
+from tasks.working_on import working_on
 from video2lora_core.errors import UsageError
 from video2lora_core.frames import SegmentFrames
 
@@ -33,6 +34,13 @@ def internalize_units(
     Memory holds two batches of frames, two segments per reader and the rows of some units, whatever
     a video's length (docs/pipeline.md).
     """
+    with working_on(run_id=run_id, shard=shard):
+        return _internalize(config, run_id=run_id, shard=shard, attempt_id=attempt_id)
+
+
+def _internalize(
+    config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+) -> ShardSummary:
     watch = Stopwatch()
     loads_before = num_loads()
     recipe = make_recipe(config)

@@ -166,6 +166,8 @@ def _instant(row: Row, name: str) -> int | None:
         return int(exact.partition(".")[0])
     if text is None:
         return None
+    if isinstance(row[name], float):  # 1e-06 is a number of seconds, too
+        text = f"{Decimal(text):f}"
     found = _TIME.fullmatch(text)
     if not found:
         raise _WrongError(f"`{name}` is {text[:40]!r}, expected seconds, MM:SS or H:MM:SS")

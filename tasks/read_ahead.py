@@ -21,6 +21,7 @@ from typing import Final
 
 from tasks.crew import Crew
 from tasks.known import Known
+from tasks.measures import level
 from tasks.meet_video import MetVideo, Reject, meet_video
 from tasks.numbering import Numbering
 from tasks.open_units import OpenUnits
@@ -87,7 +88,11 @@ class ReadAhead:
 
         with self._crew.changing():
             self._crew.wait_for(has_answer)
-            return self._queue.popleft() if self._queue else None
+            if not self._queue:
+                return None
+            taken = self._queue.popleft()
+            level("queue", len(self._queue), label="frames")
+            return taken
 
     def _work(self, reader: VideoReader) -> None:
         try:
@@ -122,6 +127,7 @@ class ReadAhead:
             if isinstance(event, Decoded) and isinstance(event.outcome, SegmentFrames):
                 self._crew.wait_for(lambda: len(self._queue) < self._capacity)
             self._queue.append(event)
+            level("queue", len(self._queue), label="frames")
 
     def _decoded(
         self, file: SourceFile, todo: Sequence[Slot], reader: VideoReader

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tasks.measures import count
+
 
 class Stopwatch:
     """Adds up busy seconds under names; one instance per step.
@@ -35,6 +37,7 @@ class Stopwatch:
         """Add seconds that were measured elsewhere."""
         with self._lock:
             self._seconds[kind] += seconds  # type: ignore[assignment]  # a Counter adds floats too
+        count("seconds", seconds, label=kind)
 
     @property
     def seconds(self) -> dict[str, float]:

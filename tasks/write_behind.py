@@ -20,6 +20,7 @@ from storage.commit import Outcome, UnitRows
 from storage.schemas import Row
 from tasks.crew import Crew
 from tasks.internalize_batch import MadeAdapter
+from tasks.measures import count, level
 from tasks.meet_video import Reject
 from tasks.open_units import OpenUnits
 from tasks.shard_plan import ShardPlan
@@ -101,6 +102,7 @@ class WriteBehind:
             self._crew.wait_for(lambda: len(self._queue) < self._capacity)
             self._units.draft(unit).add_adapter(decoded, row)
             self._queue.append((unit, row, outcome.data))
+            level("queue", len(self._queue), label="adapters")
 
     def finish(self) -> None:
         """Wait until every unit is committed."""
@@ -111,6 +113,7 @@ class WriteBehind:
             unit, row, data = item
             with self._noting_failure(), self._watch.measure("store"):
                 row["adapter_sha256"] = self._lake.adapters.put(data)
+                count("adapter_bytes", len(data))
             with self._crew.changing():
                 self._num_storing -= 1
                 self._units.draft(unit).num_waiting -= 1
@@ -123,7 +126,9 @@ class WriteBehind:
             if not self._queue or self._has_failed:
                 return None
             self._num_storing += 1
-            return self._queue.popleft()
+            taken = self._queue.popleft()
+            level("queue", len(self._queue), label="adapters")
+            return taken
 
     def _commit_units(self) -> None:
         while (draft := self._next_unit()) is not None:
@@ -157,6 +162,7 @@ class WriteBehind:
         self._last_commit_s = now
         if outcome == "committed":
             self.num_units += 1
+            count("units")
             self.num_rejects += draft.num_rejects
 
     @contextmanager

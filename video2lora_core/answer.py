@@ -61,6 +61,7 @@ def answer(
         vlm: the answer model.
         questions: one batch, a question per row.
         adapters: one per question, or one for all; each with the bias. None asks the model blind.
+            Questions that share an adapter should name the same object: it is then read once.
         max_new_tokens: most tokens generated for an answer.
         is_merged: add the one adapter's update to a copy of the weights instead of computing it
             beside them; `answer_plan.is_merging_faster` says when that pays. For several batches,
@@ -171,9 +172,13 @@ def _injection(
         return nullcontext()
     if isinstance(adapters, Adapter):
         return merged(vlm, adapters) if is_merged else adapted(vlm.model, adapters)
-    if all(adapter is adapters[0] for adapter in adapters):
-        return adapted(vlm.model, adapters[0])
-    return adapted(vlm.model, stack(adapters))
+    # Rows about the same video share their adapter: it is stacked, and read, once.
+    different = list({id(adapter): adapter for adapter in adapters}.values())
+    if len(different) == 1:
+        return adapted(vlm.model, different[0])
+    places = {id(adapter): place for place, adapter in enumerate(different)}
+    rows = [places[id(adapter)] for adapter in adapters]
+    return adapted(vlm.model, stack(different), row_adapters=rows)
 
 
 def _keeping(vlm: Vlm, injection: Injection | None) -> KeepRows | None:

@@ -15,29 +15,42 @@ from torch import Tensor, nn
 
 from video2lora_core.adapter import Adapter, AdapterBatch
 from video2lora_core.errors import ModelMismatchError, UsageError
+from video2lora_core.row_groups import RowGroups, group_rows
 from video2lora_core.vlm import Vlm
 
 
 @contextmanager
-def adapted(model: nn.Module, adapter: Adapter | AdapterBatch) -> Iterator["Injection"]:
+def adapted(
+    model: nn.Module,
+    adapter: Adapter | AdapterBatch,
+    *,
+    row_adapters: Sequence[int] | None = None,
+) -> Iterator["Injection"]:
     """Make `model` use `adapter` inside the block; an AdapterBatch has one adapter per row.
 
     Differentiable in the factors. They are cast to each target's dtype and device.
+
+    Args:
+        model: the answer model.
+        adapter: one for every row, or a batch of them.
+        row_adapters: for a batch, which of its adapters each row uses; row i uses adapter i if
+            None.
 
     Raises:
         ModelMismatchError: the adapter's layers, modules or widths do not fit the model.
         UsageError: an adapter is injected already, or the batch rows do not match the input's.
     """
     targets = _targets(model, adapter)
+    groups = _groups(adapter, row_adapters)
     handles = []
-    updates = []
+    updates: list[LowRankUpdate] = []
     try:
         for (position, name), linear in targets.items():
             a = adapter.factors[name].a[..., position, :, :].to(linear.weight)
             b = adapter.factors[name].b[..., position, :, :].to(linear.weight)
             updates.append(LowRankUpdate(a, b, scaling=adapter.scaling))
             handles.append(linear.register_forward_hook(updates[-1]))
-        yield Injection(updates)
+        yield Injection(updates, groups)
     finally:
         for handle in handles:
             handle.remove()
@@ -72,13 +85,27 @@ def merged(vlm: Vlm, adapter: Adapter) -> Iterator["Injection"]:
 class Injection:
     """What a block of `adapted` or `merged` has put into its model."""
 
-    def __init__(self, updates: "Sequence[LowRankUpdate]") -> None:
-        self._updates = updates
+    def __init__(self, updates: "Sequence[LowRankUpdate]", groups: RowGroups | None = None) -> None:
+        self._updates, self._groups = updates, groups
+        if groups is not None:
+            self._lay_out(groups, {adapter: adapter for adapter in groups.slot_adapters})
 
     def keep_rows(self, rows: Tensor) -> None:
         """Go on with these rows of the batch only; adapters that serve every row stay."""
+        if self._groups is None:
+            return
+        old = self._groups
+        self._groups = group_rows([old.row_adapters[row] for row in rows.tolist()])
+        slots = {adapter: slot for slot, adapter in enumerate(old.slot_adapters)}
+        self._lay_out(self._groups, slots)
+
+    def _lay_out(self, groups: RowGroups, held_at: Mapping[int, int]) -> None:
+        """Bring each slot's adapter to its place; `held_at` says where each one stands now."""
+        index = [held_at[adapter] for adapter in groups.slot_adapters]
         for update in self._updates:
-            update.keep_rows(rows)
+            if index != list(range(len(update.a))):
+                update.a, update.b = update.a[index], update.b[index]
+            update.lay_out(groups)
 
 
 class MergedWeight(nn.Parameter):
@@ -86,34 +113,39 @@ class MergedWeight(nn.Parameter):
 
 
 class LowRankUpdate:
-    """The forward hook of one target module; a [rank, d_in], or [row, rank, d_in] per row."""
+    """The forward hook of one target module; a [rank, d_in], or [slot, rank, d_in] by row."""
 
     def __init__(self, a: Tensor, b: Tensor, *, scaling: float) -> None:
         self.a, self.b, self.scaling = a, b, scaling
+        self.groups: RowGroups | None = None
+        """Which rows use which slot; None where one adapter serves every row."""
+        self._place_rows = self._row_places = torch.empty(0)
 
-    @property
-    def is_per_row(self) -> bool:
-        """Say whether each row has its own adapter."""
-        return self.a.ndim == 3
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all other rows."""
-        if self.is_per_row:
-            self.a, self.b = self.a[rows], self.b[rows]
+    def lay_out(self, groups: RowGroups) -> None:
+        """Use the factors as the slots of these groups."""
+        self.groups = groups
+        if not groups.is_plain:
+            self._place_rows = torch.tensor(groups.place_rows, device=self.a.device)
+            self._row_places = torch.tensor(groups.row_places, device=self.a.device)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the update to the module's output [row, token, d_out]."""
-        x = args[0]
-        if not self.is_per_row:
+        x, groups = args[0], self.groups
+        if groups is None:
             hidden = x.flatten(0, -2) @ self.a.mT
             y = torch.addmm(output.flatten(0, -2), hidden, self.b, alpha=self.scaling)
             return y.view_as(output)
-        if x.shape[0] != self.a.shape[0]:
+        if x.shape[0] != len(groups.row_adapters):
             raise UsageError(
-                f"adapted: {x.shape[0]} input rows for {self.a.shape[0]} adapters; "
+                f"adapted: {x.shape[0]} input rows for {len(groups.row_adapters)} adapters; "
                 "give one adapter per row"
             )
-        return torch.baddbmm(output, x @ self.a.mT, self.b, alpha=self.scaling)
+        if groups.is_plain:
+            return torch.baddbmm(output, x @ self.a.mT, self.b, alpha=self.scaling)
+        num_slots, num_tokens = len(groups.slot_adapters), x.shape[1]
+        x_slots = x[self._place_rows].view(num_slots, groups.width * num_tokens, -1)
+        update = (x_slots @ self.a.mT @ self.b).view(-1, num_tokens, output.shape[-1])
+        return output.add(update[self._row_places], alpha=self.scaling)
 
 
 def is_injected(model: nn.Module) -> bool:
@@ -125,7 +157,7 @@ def is_injected(model: nn.Module) -> bool:
 
 def has_row_adapters(model: nn.Module) -> bool:
     """Say whether the model has an adapter for each row, so that a batch must keep its rows."""
-    return any(update.is_per_row for update in _updates_in(model))
+    return any(update.groups is not None for update in _updates_in(model))
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -195,6 +227,25 @@ def _targets(model: nn.Module, adapter: Adapter | AdapterBatch) -> dict[tuple[in
             "compose both adapters into one"
         )
     return targets
+
+
+def _groups(
+    adapter: Adapter | AdapterBatch, row_adapters: Sequence[int] | None
+) -> RowGroups | None:
+    if isinstance(adapter, Adapter):
+        if row_adapters is not None:
+            raise UsageError(
+                "adapted: row_adapters with a single adapter (expected a batch of them); leave "
+                "row_adapters out"
+            )
+        return None
+    rows = range(adapter.num_rows) if row_adapters is None else row_adapters
+    if not rows or not all(0 <= row < adapter.num_rows for row in rows):
+        raise UsageError(
+            f"adapted: row_adapters are {list(rows)} (expected numbers from 0 to "
+            f"{adapter.num_rows - 1}); name one of the batch's adapters for each row"
+        )
+    return group_rows(rows)
 
 
 def _updates_in(model: nn.Module) -> Iterator[LowRankUpdate]:

@@ -1,6 +1,7 @@
 """Intervals over videos: against SciPy, against a plain loop, by hand, and what cannot be told."""
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,34 @@ def test_a_verdict_says_of_every_difference_in_the_interval_what_it_means(
 def test_what_has_no_figure_is_refused(call: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_the_pages_worked_example_is_what_the_code_finds() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    generator = np.random.default_rng(7)
+    videos = np.repeat(np.arange(30), 8)
+    hard = generator.normal(0, 0.25, 30)[videos]
+    context = (generator.random(240) < np.clip(0.75 + hard, 0, 1)).astype(float)
+    adapter, differs = context.copy(), generator.random(240) < 0.08
+    adapter[differs] = generator.random(differs.sum()) < 0.4
+    mean, difference = mean_interval(context, videos), paired_difference(adapter, context, videos)
+    drawn_singly = mean_interval(context, np.arange(240))
+    shown = [
+        f"In context {mean.value:.1%} are right, from adapters {adapter.mean():.1%}",
+        f"is {difference.value:.3f} with the interval"
+        f" {difference.low:.3f} to {difference.high:.3f}",
+        f"{mean.low:.1%} to {mean.high:.1%} in context",
+        f"{1 - width(drawn_singly) / width(mean):.0%} narrower",
+    ]
+    assert [text for text in shown if text not in page] == []
+    verdicts = [judge_margin(difference, margin) for margin in (0.05, 0.02)]
+    assert verdicts == ["equivalent", "undecided"]
+
+
+def width(interval: Interval) -> float:
+    assert interval.low is not None
+    assert interval.high is not None
+    return interval.high - interval.low
 
 
 def test_ten_thousand_resamples_of_two_thousand_videos_stay_small_in_memory() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "tasks", "configs", "video2lora_core", "storage")
-OUTSIDE = {"build", "dist", "demo-lake", "runs", "htmlcov"}
+OUTSIDE = {"build", "dist", "demo-lake", "runs", "htmlcov", "site"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

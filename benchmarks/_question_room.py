@@ -1,0 +1,148 @@
+"""What the answering benchmark asks of: a model, videos' adapters, one video's frames, questions.
+
+Two rooms: a slice of the 500M with random weights, adapters and frames (what it says is noise, what
+it costs is not), and the embedded default with real mp4 files. No benchmark stands in this file, so
+its name begins with `_`.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.load import load_model_config
+from tasks.exam import FIRST_SEED, decoded_segments
+from tasks.models import load_model
+from video2lora_core.adapter import Adapter, Factors
+from video2lora_core.compose import concat, with_bias
+from video2lora_core.internalize import internalize
+from video2lora_core.pixels import PixelSpec
+from video2lora_core.prompts import SMOLVLM2
+from video2lora_core.random_model import RandomModel
+from video2lora_core.shapes_world import ask_all, sample_world
+from video2lora_core.vlm import Vlm
+
+ARCHITECTURE = Path(__file__).parent.parent / "configs/models/smolvlm2-500m/config.json"
+SEGMENT_US = 30_000_000
+SEED = FIRST_SEED + 60_000_000  # beyond every paper of the exam, and every other benchmark
+# Words that the stand-in tokenizer knows: a token each, as a real tokenizer has them.
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """A model, and what it is asked about."""
+
+    name: str
+    vlm: Vlm
+    adapters: tuple[Adapter, ...]
+    """One per video, the bias included."""
+    questions: tuple[tuple[str, ...], ...]
+    """Of each video."""
+    pixels: np.ndarray
+    """Of the first video."""
+    times_us: tuple[int, ...]
+    """Of the first video's frames."""
+    duration_us: int
+    """Of the first video."""
+
+
+def slice_of_500m(
+    *,
+    num_layers: int = 4,
+    num_frames: int = 12,
+    num_videos: int = 16,
+    size_px: int = 512,
+    widths: Mapping[str, Mapping[str, int]] | None = None,
+) -> Room:
+    """Build the first layers of both towers with random weights, at full width if None is given."""
+    content = json.loads(ARCHITECTURE.read_text(encoding="utf-8"))
+    content["text_config"]["num_hidden_layers"] = num_layers
+    content["vision_config"]["num_hidden_layers"] = num_layers
+    content["vision_config"]["image_size"] = size_px
+    for tower, changes in (widths or {}).items():
+        content[tower] |= changes
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        vlm = RandomModel(architecture=path, seed=0, tokenizer=None).load_vlm(
+            layout=SMOLVLM2,
+            pixel_spec=PixelSpec(longest_edge_px=min(384, size_px), size_px=size_px),
+            dtype=torch.float32,
+            device="cpu",
+            attention="sdpa",
+        )
+    shape = (num_frames, 3, size_px, size_px)
+    step_us = SEGMENT_US // num_frames
+    return Room(
+        name=f"500M, {num_layers} of 32 and {num_layers} of 12 layers, {num_frames} frames",
+        vlm=vlm,
+        adapters=tuple(random_adapter(vlm, rank=32, seed=seed) for seed in range(num_videos)),
+        questions=tuple(tuple(_question(4 * n + k) for k in range(4)) for n in range(num_videos)),
+        pixels=np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+        times_us=tuple(step_us * frame + step_us // 2 for frame in range(num_frames)),
+        duration_us=SEGMENT_US,
+    )
+
+
+def random_adapter(vlm: Vlm, *, rank: int, seed: int) -> Adapter:
+    """Draw factors whose update is a few percent of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    text = vlm.model.config.text_config
+    lead = (text.num_hidden_layers, rank)
+    factors = Factors(
+        a=torch.randn(*lead, text.intermediate_size, generator=generator) * 0.02,
+        b=torch.randn(*lead, text.hidden_size, generator=generator) * 0.02,
+    )
+    return Adapter(
+        factors={"down_proj": factors},
+        layers=tuple(range(text.num_hidden_layers)),
+        scaling=1.0,
+        checkpoint_sha256="benchmark",
+        has_bias=True,
+    )
+
+
+def _question(number: int) -> str:
+    """Write between 12 and 20 words."""
+    return " ".join(
+        WORDS[(number * 5 + k * (number + 1)) % len(WORDS)] for k in range(12 + number % 9)
+    )
+
+
+def embedded_default(*, num_videos: int = 16, num_segments: int = 1) -> Room:
+    """Render videos as mp4 files, decode and internalize them; adapters are exact sums."""
+    config = load_model_config("tiny")
+    model = load_model(config)
+    adapters, questions, first = [], [], None
+    for number in range(num_videos):
+        world = sample_world(SEED + 1000 * num_segments + number, num_scenes=num_segments)
+        frames = decoded_segments(world, config, seed=number)
+        made = internalize(
+            model.vlm, model.hypernetwork, frames, checkpoint_sha256=model.checkpoint.sha256
+        )
+        adapters.append(with_bias(concat(made), model.bias()))
+        questions.append(tuple(question.text for question in ask_all(world, seed=0)))
+        first = first or (frames, world.duration_us)
+    assert first is not None
+    return Room(
+        name=f"embedded default, {num_segments} segments",
+        vlm=model.vlm,
+        adapters=tuple(adapters),
+        questions=tuple(questions),
+        pixels=np.concatenate([part.pixels for part in first[0]]),
+        times_us=tuple(time for part in first[0] for time in part.times_us),
+        duration_us=first[1],
+    )
+
+
+def in_bfloat16(vlm: Vlm) -> Vlm:
+    """Return the VLM with weights of its own in bfloat16."""
+    twin = type(vlm.model)(vlm.model.config)
+    twin.load_state_dict(vlm.model.state_dict())
+    twin.requires_grad_(requires_grad=False)
+    return replace(vlm, model=twin.to(torch.bfloat16).eval())
