@@ -29,6 +29,7 @@ MAX_RESTARTS: Final = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _STEADY_S: Final = 300.0  # a worker that lived so long has recovered: its deaths count anew
 _POLL_S: Final = 0.2
+_LEAST_S: Final = 5.0  # what a worker without a flow run needs to end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,23 +155,37 @@ def parse_devices(text: str, *, count_devices: Callable[[], int]) -> tuple[str, 
 
 
 def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> None:
-    """End processes and what they started: SIGTERM, and after `grace_s` SIGKILL."""
-    # Prefect gives each flow run a session of its own: only the process table leads to them.
-    below = descendants([process.pid for process in processes])
-    leaders = [pid for pid in below if _is_leader(pid)]
-    for pid in leaders:
-        _send(pid, signal.SIGTERM)
-    for process in processes:
-        _send(process.pid, signal.SIGTERM)
+    """End processes and what they started: SIGTERM, and after `grace_s` SIGKILL.
+
+    The flow runs come first: a Prefect worker that is told to end kills those that it has.
+    """
+    pids = [process.pid for process in processes]
     deadline = time.monotonic() + grace_s
-    while time.monotonic() < deadline and (
-        any(process.poll() is None for process in processes) or any(map(_is_alive, leaders))
-    ):
+    _end_flow_runs(pids, deadline)
+    below = descendants(pids)
+    for pid in pids:
+        _send(pid, signal.SIGTERM)
+    deadline = max(deadline, time.monotonic() + _LEAST_S)
+    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
         time.sleep(_POLL_S)
     for pid in [*below, *(process.pid for process in processes if process.poll() is None)]:
         _send(pid, signal.SIGKILL)
     for process in processes:
         process.wait()
+
+
+def _end_flow_runs(pids: Sequence[int], deadline: float) -> None:
+    """Tell what leads a session of its own below these processes to end, and wait for it."""
+    told: set[int] = set()
+    while time.monotonic() < deadline:
+        # Prefect gives each flow run a session; a worker may start another one meanwhile.
+        leaders = {pid for pid in descendants(pids) if _is_leader(pid) and _is_alive(pid)}
+        for pid in leaders - told:
+            _send(pid, signal.SIGTERM)
+        told |= leaders
+        if not leaders:
+            return
+        time.sleep(_POLL_S)
 
 
 def descendants(pids: Sequence[int]) -> list[int]:
