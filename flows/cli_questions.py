@@ -7,7 +7,6 @@ import typer
 
 from flows.cli_app import AllowRandom, Json, app, examples
 
-
 Questions = Annotated[
     str | None,
     typer.Argument(

@@ -51,9 +51,10 @@ figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
 {% endfor %}{% for table in section.tables %}<div class="wide"><table>
 {% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
 <thead><tr>{% for cell in table.header %}
-<th scope="col"{{ table.align[loop.index0] }}>{{ cell }}</th>{% endfor %}</tr></thead>
+<th scope="col"{% if table.is_text[loop.index0] %} class="text"{% endif %}>{{ cell }}</th>
+{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for cell in row %}
-<td{{ table.align[loop.index0] }}>{{ cell }}</td>{% endfor %}</tr>
+<td{% if table.is_text[loop.index0] %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}{% for picture in section.pictures %}<figure role="img" aria-label="{{ picture.text }}">
 {{ picture.svg|safe }}
@@ -76,11 +77,10 @@ class Table:
     caption: str = ""
 
     @property
-    def align(self) -> list[Markup]:
-        """An attribute for each column: texts stand left, numbers right."""
+    def is_text(self) -> list[bool]:
+        """Whether a column holds texts, which stand left; numbers stand right."""
         columns = [[row[k] for row in self.rows] for k in range(len(self.header))]
-        is_text = [any(cell and not _NUMBER.match(cell) for cell in column) for column in columns]
-        return [Markup(' class="text"') if flag else Markup("") for flag in is_text]
+        return [any(cell and not _NUMBER.match(cell) for cell in column) for column in columns]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,14 +18,14 @@ def simulated(seed: int, num_videos: int) -> tuple[np.ndarray, np.ndarray]:
     return (generator.random(len(videos)) < ease[videos]).astype(float), videos
 
 
-def coverage(num_videos: int, *, is_by_video: bool) -> float:
+def coverage(num_videos: int, *, is_by_video: bool, corpora: int = CORPORA) -> float:
     held = 0
-    for seed in range(CORPORA):
+    for seed in range(corpora):
         values, videos = simulated(seed, num_videos)
         drawn = videos if is_by_video else np.arange(len(values))
         found = mean_interval(values, drawn, resamples=RESAMPLES, seed=seed)
         held += found.low <= ACCURACY <= found.high
-    return held / CORPORA
+    return held / corpora
 
 
 # 400 corpora tell a coverage of 0.95 to within 0.021 (two standard errors).
@@ -39,7 +39,8 @@ def test_the_interval_over_videos_holds_the_truth_as_often_as_it_says(
 
 
 def test_an_interval_over_questions_would_not() -> None:
-    assert coverage(60, is_by_video=False) < 0.75
+    # Measured over 400 corpora of 50 videos: 0.64. 100 tell it to within 0.1.
+    assert coverage(60, is_by_video=False, corpora=100) < 0.75
 
 
 def test_a_model_that_is_worse_by_the_margin_is_rarely_called_non_inferior() -> None:
