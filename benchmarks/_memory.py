@@ -20,9 +20,9 @@ class PeakBytes(TorchDispatchMode):
     """Counts the bytes of tensors made inside the `with` block."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.live_bytes = 0
-        self.peak_bytes = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes: int = 0
+        self.peak_bytes: int = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,7 +41,7 @@ class PeakBytes(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
-        num_bytes = storage.nbytes() if is_made_here else 0
+        num_bytes = int(storage.nbytes()) if is_made_here else 0
         self.live_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         weakref.finalize(storage, self._forget, key, num_bytes)

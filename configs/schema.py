@@ -182,6 +182,9 @@ class InternalizeConfig(_Strict):
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS
     """Segments that are committed together."""
+    shards: Literal["here", "deployment"] = "here"
+    """Where shards are done: in the run's own process, one after the other, or each as a run of the
+    deployment internalize-shard/shard, on whichever worker is free (docs/operating.md)."""
     shard_bytes: Annotated[int, Field(gt=0)] = 8 * 1024**3
     """A shard takes videos until their files reach this size."""
     shard_videos: Annotated[int, Field(gt=0)] = 1000

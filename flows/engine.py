@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """Runs steps, and the flow of a shard."""
+    """Runs steps, and the flows of shards."""
 
     name: str
 
@@ -23,8 +23,8 @@ class Engine(Protocol):
         """Run one step; its inputs and result are ids, settings and counts."""
         ...
 
-    def run_shard(
-        self, config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+    def run_shards(
+        self, config: InternalizeConfig, *, run_id: str, num_shards: int, attempt_id: str
     ) -> ShardSummary:
-        """Run one shard's flow to its end."""
+        """Run every shard of a run to its end, here or elsewhere."""
         ...

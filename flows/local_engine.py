@@ -6,6 +6,7 @@ from typing import ParamSpec, TypeVar
 from configs.schema import InternalizeConfig
 from flows.internalize_shard import internalize_shard
 from tasks.summary import ShardSummary
+from video2lora_core.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,8 +21,18 @@ class LocalEngine:
         """Call the step."""
         return function(*args, **kwargs)
 
-    def run_shard(
-        self, config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
+    def run_shards(
+        self, config: InternalizeConfig, *, run_id: str, num_shards: int, attempt_id: str
     ) -> ShardSummary:
-        """Call the shard's flow."""
-        return internalize_shard(config, self, run_id=run_id, shard=shard, attempt_id=attempt_id)
+        """Call the flow of one shard after the other."""
+        if config.shards == "deployment":
+            raise UsageError(
+                "internalize: `shards: deployment` needs Prefect (found the local engine); set "
+                "PREFECT_API_URL and --engine prefect, or `shards: here`"
+            )
+        done = ShardSummary()
+        for shard in range(num_shards):
+            done += internalize_shard(
+                config, self, run_id=run_id, shard=shard, attempt_id=attempt_id
+            )
+        return done

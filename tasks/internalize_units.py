@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from configs.schema import InternalizeConfig
 from storage.lake import Lake, open_lake
-from storage.plans import plan_sources
+from storage.plans import StoredPlan, plan_sources
 from tasks.decoding_child import DecodingChild, InProcessReader, VideoReader
 from tasks.internalize_batch import MadeAdapter, internalize_batch
 from tasks.known import look_up
 from tasks.meet_video import Reject
-from tasks.models import load_model
+from tasks.models import load_model, num_loads
 from tasks.progress import report
 from tasks.recipe import Recipe, make_recipe
 from tasks.shard_plan import ShardPlan
@@ -19,6 +20,7 @@ from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.unit_rows import common_columns
 from tasks.working_on import working_on
+from video2lora_core.errors import UsageError
 from video2lora_core.frames import SegmentFrames
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def _internalize(
     config: InternalizeConfig, *, run_id: str, shard: int, attempt_id: str
 ) -> ShardSummary:
     watch = Stopwatch()
+    loads_before = num_loads()
     recipe = make_recipe(config)
     lake = open_lake(config.lake)
     plan = _shard_plan(lake, config, recipe, run_id=run_id, shard=shard, attempt_id=attempt_id)
@@ -61,7 +64,7 @@ def _internalize(
         done.num_units,
         done.wall_s,
     )
-    return done
+    return replace(done, num_model_loads=num_loads() - loads_before)
 
 
 def _shard_plan(
@@ -73,11 +76,13 @@ def _shard_plan(
     shard: int,
     attempt_id: str,
 ) -> ShardPlan:
+    stored = lake.get_plan(run_id)
+    _require_recipe(stored, recipe, config)
     return ShardPlan(
         run_id=run_id,
         shard=shard,
         recipe_id=recipe.recipe_id,
-        sources=plan_sources(lake.get_plan(run_id), shard),
+        sources=plan_sources(stored, shard),
         first_unit=lake.next_unit(run_id, shard),
         unit_segments=config.unit_segments,
         ahead_segments=config.decode.ahead_segments,
@@ -86,6 +91,16 @@ def _shard_plan(
         corpus_name=config.corpus_name or config.corpus,
         common=common_columns(recipe, attempt_id=attempt_id),
     )
+
+
+def _require_recipe(plan: StoredPlan, recipe: Recipe, config: InternalizeConfig) -> None:
+    """Refuse another worker's plan where this one's files would make other adapters."""
+    if plan.header.recipe_id != recipe.recipe_id:
+        raise UsageError(
+            f"run {plan.run_id[:12]}: it was planned under recipe {plan.header.recipe_id[:12]}, "
+            f"and {config.model} here is {recipe.recipe_id[:12]}; give every worker the same "
+            "model files and the same version of this software"
+        )
 
 
 def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoReader]:

@@ -60,6 +60,11 @@ def load_frozen(config: ModelConfig) -> Vlm:
     return _load_vlm(config, random_model(config), _device(config.vlm.device))
 
 
+def num_loads() -> int:
+    """Return how often this process has loaded a model since it forgot the last one."""
+    return _load_once.cache_info().misses
+
+
 def forget_model() -> None:
     """Let the next `load_model` read the files again, because they changed."""
     _load_once.cache_clear()

@@ -78,5 +78,8 @@ def _note_plan(
         "event": "planned",
         "corpus": config.corpus_name or config.corpus,
         "num_videos": num,
+        # By which `reconcile` finishes a run whose parent died. It holds no credentials: they
+        # are refused before.
+        "detail": config.model_dump_json(),
     }
     lake.append("runs", [{**columns, **noted}])

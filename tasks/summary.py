@@ -43,6 +43,8 @@ class ShardSummary:
     """Units of the plan, whoever committed them."""
     num_compositions: int = 0
     """Compositions written in this attempt."""
+    num_model_loads: int = 0
+    """How often the model was loaded: once, or never where there was nothing for it."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy time per kind of work, threads added up: load (the model), fetch (copies of remote
     files), read (hash and probe), decode, device, store, commit, compose; and wait, the time that
@@ -63,6 +65,7 @@ class ShardSummary:
             num_units=self.num_units + other.num_units,
             num_planned_units=self.num_planned_units + other.num_planned_units,
             num_compositions=self.num_compositions + other.num_compositions,
+            num_model_loads=self.num_model_loads + other.num_model_loads,
             seconds=dict(seconds),
             wall_s=self.wall_s + other.wall_s,
         )
@@ -78,6 +81,10 @@ class PublishSummary:
     """The file with the catalog's views; None for a lake that is not a local directory."""
     seconds: float
     """Wall time."""
+    num_adapters: int = 0
+    """Adapters that the run made, in every attempt."""
+    num_rejects: int = 0
+    """Rejects of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,6 @@ import pytest
 
 from configs.schema import InternalizeConfig
 from flows.internalize_corpus import internalize_corpus
-from flows.internalize_shard import internalize_shard
 from flows.local_engine import LocalEngine
 from storage.lake import Lake, open_lake
 from tasks.compose_videos import compose_videos
@@ -184,9 +183,6 @@ class DyingEngine(LocalEngine):
         if function is compose_videos:
             raise StoppedError
         return super().step(function, *args, **kwargs)
-
-    def run_shard(self, config: InternalizeConfig, **place: Any) -> Any:
-        return internalize_shard(config, self, **place)
 
 
 def test_a_run_that_died_before_composing_only_composes(

@@ -10,9 +10,12 @@ import pytest
 
 from configs.schema import InternalizeConfig
 from flows import prefect_settings
+from flows.internalize_shard import internalize_shard
+from flows.local_engine import LocalEngine
 from flows.run import run_internalize
 from storage.errors import LakeError
 from storage.lake import open_lake
+from tasks.plan_run import plan_run
 
 START_S = 300
 
@@ -94,25 +97,36 @@ def test_questions_are_answered_through_prefect_as_without(
     assert (again.shards.num_answered, again.found) == (0, done.found)
 
 
-@pytest.mark.slow
 @pytest.mark.prefect
-def test_prefect_accepts_the_deployments(prefect_api: str) -> None:
-    def prefect(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            env={**os.environ, "PREFECT_API_URL": prefect_api, "PROJECT_DIR": str(Path.cwd())},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+def test_a_run_is_announced_by_whoever_published_it_and_nobody_else(
+    prefect_api: str, corpus: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import prefect_events
+    from flows.prefect_reconcile import reconcile_flow
 
-    prefect("work-pool", "create", "video2lora-control", "--type", "process", "--overwrite")
-    prefect("deploy", "--all")
-    shown = prefect("deployment", "inspect", "internalize-corpus/internalize")
-    assert "flows.prefect_engine.internalize_corpus_flow" in shown
+    emitted: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(
+        prefect_events,
+        "emit_event",
+        lambda event, *, resource, payload: emitted.append((event, {**resource, **payload})),
+    )
+    lake = str(tmp_path / "lake")
+    values = {"corpus": str(corpus), "lake": lake, "model": model, "engine": "prefect"}
+    config = InternalizeConfig(**values, decode={"workers": 0})
+    run_internalize(config)
+    [(event, said)] = emitted
+    assert event == "video2lora.catalog.published"
+    assert said["prefect.resource.id"] == f"video2lora.lake.{lake}"
+    assert (said["lake"], said["num_adapters"], said["num_rejects"]) == (lake, 5, 0)
+    run_internalize(config)
+    # A run whose process died between its last shard and publishing.
+    other = config.model_copy(update={"stored_dtype": "float32"})
+    plan = plan_run(other, attempt_id="a")
+    place = {"run_id": plan.run_id, "shard": 0, "attempt_id": "a"}
+    internalize_shard(other, LocalEngine(), **place)
+    assert [found.outcome for found in reconcile_flow(lake)] == ["published"]
+    assert reconcile_flow(lake) == []
+    assert [said["run_id"] for _, said in emitted[1:]] == [plan.run_id]
 
 
 def test_the_local_engine_imports_no_prefect() -> None:
