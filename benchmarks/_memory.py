@@ -56,4 +56,4 @@ def peak_bytes(run: Callable[[], object]) -> int:
     with torch.no_grad(), PeakBytes() as counted:
         kept = run()
     del kept
-    return counted.peak_bytes
+    return int(counted.peak_bytes)
