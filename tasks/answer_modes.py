@@ -1,12 +1,14 @@
 """Questions to answers, mode by mode: from adapters, or from nothing at all.
 
-Rows of any videos share a batch. They are sorted by the rank of what is injected and the length of
-their prompts, so that little of a batch is padding; what is composed stays in memory, up to a limit
-in bytes, and its files are read once. The modes that show frames are in answer_frames.
+Rows of any videos share a batch, of like rank and length, so that little of it is padding. A video
+with more questions than a batch holds has batches of its own, and its adapter is added to second
+weights where that pays. What is composed stays in memory, up to a limit in bytes, and its files are
+read once. The modes that show frames are in answer_frames.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +23,6 @@ from tasks.answer_batches import (
     Outcome,
     Outcomes,
     answer_columns,
-    batches,
     halving,
     num_prompt_tokens,
 )
@@ -31,7 +32,9 @@ from tasks.models import LoadedModel
 from tasks.pick_many import ManyAdapters
 from video2lora_core.adapter import Adapter
 from video2lora_core.answer import Answer, answer
+from video2lora_core.answer_plan import is_merging_faster, plan_batches
 from video2lora_core.errors import Reason
+from video2lora_core.inject import merged
 from video2lora_core.routing import NUM_COMPOSED, most_relevant, segment_relevance
 from video2lora_core.vlm import query_ids
 
@@ -62,7 +65,10 @@ class BlindAnswerer:
                 outcomes[row["question_id"]] = length
             else:
                 asked.append((length, row["question_id"], row))
-        for batch in batches(sorted(asked, key=lambda a: a[:2]), self._config.batch_questions):
+        places = plan_batches(
+            [(num_tokens, 0) for num_tokens, *_ in asked], max_rows=self._config.batch_questions
+        )
+        for batch in ([asked[place] for place in batch] for batch in places):
             given = halving(self._ask, batch, device=self._model.vlm.device)
             for (_, question_id, _), one in zip(batch, given, strict=True):
                 outcomes[question_id] = (
@@ -94,9 +100,9 @@ class _Asked:
         return tuple(adapter["adapter_sha256"] for adapter in self.chosen)
 
     @property
-    def order(self) -> tuple[int, int, tuple[str, ...], str]:
-        rank = sum(adapter["rank"] for adapter in self.chosen)
-        return rank, self.num_tokens, self.ids, self.row["question_id"]
+    def size(self) -> tuple[int, int]:
+        """Tokens of the prompt and rank of what is injected: what a batch is planned by."""
+        return self.num_tokens, sum(adapter["rank"] for adapter in self.chosen)
 
 
 class Picker:
@@ -153,9 +159,41 @@ class AdapterAnswerer:
                 outcomes[row["question_id"]] = prepared
             else:
                 asked.append(prepared)
-        asked.sort(key=lambda one: one.order)
-        for batch in batches(asked, self._config.batch_questions):
+        groups: dict[tuple[str, ...], list[_Asked]] = {}
+        for one in asked:
+            groups.setdefault(one.ids, []).append(one)
+        size = self._config.batch_questions
+        shared = [one for group in groups.values() if len(group) <= size for one in group]
+        for batch in self._batches(shared):
             outcomes |= self._batch(batch)
+        for group in groups.values():
+            if len(group) > size:
+                outcomes |= self._one_adapter(group)
+        return outcomes
+
+    def _batches(self, asked: Sequence[_Asked]) -> list[list[_Asked]]:
+        places = plan_batches([one.size for one in asked], max_rows=self._config.batch_questions)
+        return [[asked[place] for place in batch] for batch in places]
+
+    def _one_adapter(self, asked: Sequence[_Asked]) -> Outcomes:
+        """Answer more than a batch from one adapter; it is merged where that is expected to pay.
+
+        How many forwards a batch takes is known from the first one.
+        """
+        first, *rest = self._batches(asked)
+        outcomes: dict[str, Outcome] = dict(self._batch(first))
+        made = [one for one in outcomes.values() if not isinstance(one, Reject)]
+        num_steps = 1 + max((one["num_new_tokens"] for one in made), default=0)
+        size = self._config.batch_questions
+        is_merging = bool(made) and is_merging_faster(len(rest) * num_steps, num_rows=size)
+        block = (
+            merged(self._model.vlm, self._cache.composed(asked[0].ids))
+            if is_merging
+            else nullcontext()
+        )
+        with torch.no_grad(), block:
+            for batch in rest:
+                outcomes |= self._batch(batch, is_merged=is_merging)
         return outcomes
 
     def _prepare(self, row: Row) -> _Asked | Reject:
@@ -195,7 +233,7 @@ class AdapterAnswerer:
             max_new_tokens=self._config.max_new_tokens,
         )
 
-    def _batch(self, batch: Sequence[_Asked]) -> Outcomes:
+    def _batch(self, batch: Sequence[_Asked], *, is_merged: bool = False) -> Outcomes:
         """Answer one batch; a question whose adapter cannot be read is left out of it."""
         before = (self._cache.load_s, self._cache.compose_s)
         rejects: dict[str, Outcome] = {}
@@ -209,7 +247,8 @@ class AdapterAnswerer:
         if not ready:
             return rejects
         load_s, compose_s = self._cache.load_s - before[0], self._cache.compose_s - before[1]
-        given = halving(self._ask, ready, device=self._model.vlm.device)
+        ask = self._ask_merged if is_merged else self._ask
+        given = halving(ask, ready, device=self._model.vlm.device)
         return rejects | {
             one.row["question_id"]: made
             if isinstance(made, Reject)
@@ -231,6 +270,11 @@ class AdapterAnswerer:
             adapters=[adapter for _, adapter in batch],
             max_new_tokens=self._config.max_new_tokens,
         )
+
+    def _ask_merged(self, batch: Sequence[tuple[_Asked, Adapter]]) -> Sequence[Answer]:
+        """Ask the model, whose weights hold the batch's adapter already."""
+        questions = [one.row["question"] for one, _ in batch]
+        return answer(self._model.vlm, questions, max_new_tokens=self._config.max_new_tokens)
 
 
 def _prompt_length(model: LoadedModel, row: Row, config: AnswerConfig) -> int | Reject:

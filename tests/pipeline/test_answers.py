@@ -26,6 +26,7 @@ from tests.pipeline.answer_sets import (
 )
 from tests.pipeline.conftest import RANK, write_model
 from video2lora_core.answer import answer
+from video2lora_core.inject import merged
 
 
 @pytest.fixture(scope="module")
@@ -311,3 +312,27 @@ def test_an_unknown_order_of_the_rows_is_the_same_run(
     questions.write_text("\n".join(reversed(lines)) + "\n")
     again = ask_set(questions, lake.uri, model, question_set="set")
     assert (again.plan.run_id, again.plan.num_shards) == (done.plan.run_id, 0)
+
+
+def test_a_video_with_many_questions_answers_the_same_from_merged_weights(
+    tmp_path: Path, lake: Lake, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"video": "short.mp4", "question": f"What is number {n}?"} for n in range(40)]
+    rows += [{"video": "long.mp4", "question": f"What is number {n}?"} for n in range(2)]
+    many = write_set(tmp_path / "many.jsonl", rows)
+    merging: list[int] = []
+
+    def counted(vlm: Any, adapter: Any) -> Any:
+        merging.append(adapter.rank)
+        return merged(vlm, adapter)
+
+    monkeypatch.setattr(answer_modes, "merged", counted)
+    values = {"strategy": "compose", "unit_questions": 64, "max_new_tokens": 12}
+    ask_set(many, lake.uri, model, **values)
+    assert len(merging) == 1
+    from_merged = texts(lake)
+    monkeypatch.setattr(answer_modes, "is_merging_faster", lambda *_, **__: False)
+    ask_set(many, lake.uri, model, again=True, **values)
+    assert len(merging) == 1
+    latest = lake.query("select question_id, answer from answers_latest").to_pylist()
+    assert {row["question_id"]: row["answer"] for row in latest} == from_merged

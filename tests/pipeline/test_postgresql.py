@@ -1,28 +1,27 @@
 """Prefect's server on PostgreSQL, as for several machines: it starts, runs, keeps its states."""
 
 import asyncio
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.device_workers import CONTROL_POOL
 from storage.lake import open_lake
+from tests.pipeline.postgresql_server import MIN_VERSION, find_programs, postgresql_server
 from tests.pipeline.prefect_servers import prefect_server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 
 
 @pytest.fixture
-def postgresql() -> str:
-    """The address of an empty database, as postgresql://user:password@host:port/name.
-
-    The server that pip can install lacks the extension pg_trgm, which Prefect's tables need.
-    """
-    url = os.environ.get("VIDEO2LORA_POSTGRESQL_URL")
-    if not url:
-        pytest.skip("needs VIDEO2LORA_POSTGRESQL_URL, an empty database with pg_trgm")
-    return url
+def postgresql() -> Iterator[str]:
+    """The address of an empty database, as postgresql://user@host:port/name."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip(f"needs PostgreSQL >= {MIN_VERSION} with its contributed extensions")
+    with postgresql_server(programs) as url:
+        yield url
 
 
 async def states(url: str) -> list[tuple[str, str]]:
