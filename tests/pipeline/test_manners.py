@@ -214,7 +214,9 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -
     arguments = ["internalize", str(tmp_path / "videos"), "--lake", str(tmp_path / "lake")]
     config = tmp_path / "run.yaml"
     config.write_text("unit_segments: 2\nbatch_segments: 2\ndecode: {workers: 1}\n")
-    code = "import sys; sys.argv[0] = 'video2lora'; from flows.cli import main; main()"
+    # A shell that starts its tests in the background has them ignore Ctrl-C.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; import sys; sys.argv[0] = 'video2lora'; from flows.cli import main; main()"
     command = [sys.executable, "-c", code, *arguments, "--config", str(config)]
     stopped = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
