@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment
 
-_NUMBER = re.compile(r"[-+]?[.\d]")
+_NUMBER = re.compile(r"[-+]?[.\d]|-?$")  # a dash stands where there is none
 _TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>

@@ -46,12 +46,14 @@ class Worker:
     def is_killed_at(self, moment: str, number: int) -> bool:
         """Kill it at the so-manieth announcement of a moment; False where it ended before."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            number -= line.startswith(moment)
-            if number <= 0:
-                self.process.kill()
-                self.process.wait()
-                return True
+        with self.process.stdout as announced:
+            for line in announced:
+                number -= line.startswith(moment)
+                if number <= 0:
+                    self.process.kill()
+                    self.process.wait()
+                    return True
+        self.process.wait()
         return False
 
 

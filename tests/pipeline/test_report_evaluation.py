@@ -37,7 +37,7 @@ def headings(html: str) -> list[str]:
 
 
 def cells(html: str) -> list[str]:
-    return re.findall(r"<td>(.*?)</td>", html)
+    return re.findall(r"<td[^>]*>(.*?)</td>", html)
 
 
 def comparison(**more: Any) -> list[Figure]:
