@@ -31,6 +31,7 @@ PIPELINE: Final = "tests/pipeline"
 DOCUMENTS: Final = "tests/house/test_documents.py"
 SERVERS: Final = f"{PIPELINE}/prefect_servers.py"
 DEPLOYMENTS: Final = f"{PIPELINE}/test_deployments.py"
+DEPLOY_FILES: Final = f"{PIPELINE}/test_deploy_files.py"
 EXCUSES: Final = (
     # What make and the shell do.
     excuse(r"^make (test|bench)\b", DOCUMENTS, "test_every_make_target_that_is_named_exists"),
@@ -47,7 +48,7 @@ EXCUSES: Final = (
     ),
     excuse(r"^prefect deployment run", UNVERIFIED, "`prefect deployment run"),
     excuse(r"^video2lora deploy --lake /data", DEPLOYMENTS, '("deploy", "--lake"'),
-    excuse(r"^video2lora deploy --lake s3:", UNVERIFIED, "several machines behind one Prefect"),
+    excuse(r"^video2lora deploy --lake s3:", DEPLOY_FILES, "test_only_reconcile_is_scheduled"),
     excuse(
         r"^video2lora worker --devices (all|0,1)", UNVERIFIED, "video2lora worker --devices all"
     ),
@@ -65,10 +66,14 @@ EXCUSES: Final = (
         r"evaluate --config configs/", f"{PIPELINE}/test_evaluate_tiny.py", '"evaluate", "--con'
     ),
     excuse(r"^video2lora bench ", f"{PIPELINE}/test_cli_bench.py", "command_of("),
-    excuse(r"-m benchmarks\.page", "tests/house/test_naive_path.py", "page."),
-    excuse(r"-m benchmarks\.composition", "tests/house/test_benchmarks.py", "composition"),
+    excuse(r"-m benchmarks\.page", "tests/house/test_naive_path.py", "page.main("),
+    excuse(
+        r"-m benchmarks\.composition", "tests/house/test_benchmarks.py", "composition.contests("
+    ),
     excuse(r"-m benchmarks\.answer", "tests/house/test_answer_benchmarks.py", "answer_agreement"),
-    excuse(r"-m benchmarks\.peft_parity", f"{PIPELINE}/test_export.py", "peft"),
+    excuse(
+        r"-m benchmarks\.peft_parity|-m tasks\.model_card", UNVERIFIED, "python -m tasks.model_card"
+    ),
     excuse(r"-m benchmarks\.(quality|stored)", f"{PIPELINE}/test_gate_benchmarks.py", "stored_dty"),
     excuse(
         r"^video2lora calibrate$", f"{PIPELINE}/test_calibrate.py", "calibrates_on_its_own_world"
