@@ -12,6 +12,7 @@ from video2lora_core.shapes_world.video_files import write_mp4
 
 @pytest.mark.slow
 def test_the_embedded_default_answers_in_every_mode(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
     rows = []
     for number in range(3):
         world = sample_world(910_000_000_000_000 + number, num_scenes=2, two_things=0.0)
