@@ -1,12 +1,17 @@
 -- What is going on in a lake, from its catalog alone. Run once per look; each table is read a fixed
 -- number of times. Times are microseconds since 1970: DuckDB needs an extension for time zones.
--- `run_prefix` is set before: the first digits of a run_id, '' for every run.
+-- `run_prefix` is set before: the first digits of a run_id, '' for every run. Runs that answered
+-- questions are no runs over videos: their plans count no videos.
 
 CREATE TABLE events AS
 SELECT r.*, epoch_us(r.created_at) AS at_us
 FROM raw.runs AS r
 WHERE r.event IN ('planned', 'unit', 'shard', 'published', 'failed')
-    AND starts_with(r.run_id, getvariable('run_prefix'));
+    AND starts_with(r.run_id, getvariable('run_prefix'))
+    AND r.run_id NOT IN (
+        SELECT run_id FROM raw.runs
+        WHERE event = 'answered' OR (event = 'planned' AND num_videos IS NULL)
+    );
 
 CREATE TABLE units AS
 SELECT *, at_us - CAST(coalesce(wall_s, 0) * 1e6 AS BIGINT) AS began_us
@@ -36,12 +41,6 @@ FROM (
     WHERE adapter_key IS NULL AND starts_with(run_id, getvariable('run_prefix'))
 )
 GROUP BY run_id, shard;
-
-CREATE TABLE answered AS
-SELECT run_id, count(*) AS num_answers
-FROM raw.answers
-WHERE starts_with(run_id, getvariable('run_prefix'))
-GROUP BY run_id;
 
 CREATE VIEW seen_shards AS
 SELECT
@@ -86,7 +85,6 @@ SELECT
     CAST(coalesce(sum(e.num_segments) FILTER (e.event = 'unit'), 0) AS BIGINT) AS num_segments,
     CAST(coalesce(sum(e.num_adapters) FILTER (e.event = 'unit'), 0) AS BIGINT) AS num_adapters,
     CAST(coalesce(sum(e.num_rejects) FILTER (e.event = 'unit'), 0) AS BIGINT) AS num_rejects,
-    coalesce(any_value(w.num_answers), 0) AS num_answers,
     coalesce(sum(e.covered_us) FILTER (e.event = 'unit'), 0) / 3.6e9 AS video_hours,
     coalesce(sum(e.device_s) FILTER (e.event = 'unit'), 0) AS device_s,
     coalesce(sum(e.decode_s) FILTER (e.event = 'unit'), 0) AS decode_s,
@@ -94,7 +92,6 @@ SELECT
     coalesce(any_value(a.active_us), 0) / 1e6 AS active_s
 FROM events AS e
 LEFT JOIN active AS a ON a.run_id = e.run_id
-LEFT JOIN answered AS w ON w.run_id = e.run_id
 GROUP BY e.run_id;
 
 -- Of the lake what is still open; of a run what it met, also where a later run made it good.

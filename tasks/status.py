@@ -38,7 +38,6 @@ class RunStatus:
     num_units: int
     num_segments: int
     num_rejects: int
-    num_answers: int
     video_hours: float
     """Video that became adapters."""
     active_s: float
@@ -232,7 +231,6 @@ def _run(
         num_units=row["num_units"],
         num_segments=row["num_segments"],
         num_rejects=row["num_rejects"],
-        num_answers=row["num_answers"],
         video_hours=hours,
         active_s=active_s,
         segments_per_s=_ratio(row["num_segments"], active_s),

@@ -15,6 +15,7 @@ from tasks.plan_run import plan_run
 from tasks.run_report import ReportSettings, write_report
 from tasks.run_report_pictures import busy_picture, throughput_picture
 from tasks.status import SILENT_S, read_status
+from tests.pipeline.answer_sets import ask_set, write_set
 from tests.pipeline.conftest import Run
 
 Call = Callable[..., tuple[int, str, str]]
@@ -171,3 +172,15 @@ def test_throughput_keeps_the_number_of_segments_whatever_the_spans() -> None:
     assert sum(counts) == pytest.approx(13)
     assert throughput_picture(units[:1]) is None
     assert busy_picture([]) is None
+
+
+def test_a_run_that_answered_questions_is_no_run_over_videos(
+    run: Run, lake: str, tmp_path: Path, model: str
+) -> None:
+    run_id = run().plan.run_id
+    questions = write_set(tmp_path / "q.jsonl", [{"video": "short.mp4", "question": "What?"}])
+    assert ask_set(questions, lake, model).found.num_answers == 1
+    assert [seen.run_id for seen in read_status(lake).runs] == [run_id]
+    made = write_report(ReportSettings(lake=lake, out=tmp_path / "report.html"))
+    assert made["run_id"] == run_id
+    assert "Answers: short.mp4" in made["sections"]
