@@ -68,6 +68,7 @@ def test_the_default_row_is_what_the_product_answers(video: LongVideo, loaded: L
     assert check_default(video, loaded)
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_cell(
     config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

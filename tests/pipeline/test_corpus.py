@@ -72,6 +72,7 @@ def at_once(first: tuple[InternalizeConfig, str, int], *others: Any) -> None:
     assert not waiting
 
 
+@pytest.mark.slow
 def test_one_video_under_two_uris_is_one_video_in_one_shard_and_in_two(
     config: Config, corpus: Path, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def run_evaluation(corpus: Path, tmp_path: Path, model: str, asked: Path) -> Eva
     return run
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_once_and_every_row_written_once(
     run_evaluation: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

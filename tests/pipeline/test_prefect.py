@@ -54,6 +54,7 @@ def progress_of(run_id: str) -> list[float]:
 
 
 @pytest.mark.prefect
+@pytest.mark.slow
 def test_maintenance_runs_through_prefect_as_it_does_without(
     prefect_api: str, corpus: Path, tmp_path: Path, model: str
 ) -> None:
