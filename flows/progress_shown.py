@@ -67,8 +67,16 @@ def _told(line: "ProgressLine", say: Callable[[str], None]) -> Iterator[None]:
         line.count(event, count)
         if time.monotonic() - last_s >= PIPE_PAUSE_S:
             last_s = time.monotonic()
-            done, total = line.counts["videos"], line.counts["videos_planned"]
-            say(f"internalizing: {done} of {total} videos, {line.text()}")
+            say(_said(line, event))
 
     with listening(listen):
         yield
+
+
+def _said(line: "ProgressLine", event: "Event") -> str:
+    """Say how far the work is that the event belongs to: an evaluation does one after the other."""
+    counts = line.counts
+    if event in ("questions_planned", "questions"):
+        return f"answering: {counts['questions']} of {counts['questions_planned']} questions"
+    done, total = counts["videos"], counts["videos_planned"]
+    return f"internalizing: {done} of {total} videos, {line.text()}"

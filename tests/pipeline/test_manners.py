@@ -149,6 +149,20 @@ def test_progress_is_silent_or_a_log_record_where_asked(
     assert capsys.readouterr().err == ""
 
 
+def test_progress_tells_of_the_work_that_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.progress_shown.PIPE_PAUSE_S", 0.0)
+    with progress_shown(make_console(is_error=True), ProgressLine()):
+        report("videos_planned", 2)
+        report("videos", 2)
+        report("questions_planned", 5)
+        report("questions", 3)
+    said = capsys.readouterr().err.splitlines()
+    assert said[1].startswith("internalizing: 2 of 2 videos")
+    assert said[-1] == "answering: 3 of 5 questions"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_its_completion(
     call: Call, shell: str, monkeypatch: pytest.MonkeyPatch
