@@ -101,9 +101,10 @@ class Overview:
         )
 
     def answers(self, *, limit: int = 24) -> list[dict[str, Any]]:
-        """Return the last answers, in the order of their videos."""
+        """Return the last answers, those from adapters first, in the order of their videos."""
         return self._rows(
-            "SELECT * FROM (SELECT * FROM seen_answers ORDER BY at_us DESC, answer_id LIMIT $n)"
+            "SELECT * FROM (SELECT * FROM seen_answers"
+            " ORDER BY mode = 'adapter' DESC NULLS LAST, at_us DESC, answer_id LIMIT $n)"
             " ORDER BY uri, video_id, question, mode, answer_id",
             limit,
         )

@@ -31,14 +31,15 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 caption { text-align: left; color: var(--faint); padding: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
   text-align: right; vertical-align: top; }
-th:first-child, td:first-child, .text { text-align: left; } td { overflow-wrap: anywhere; }
+th:first-child, td:first-child, .text { text-align: left; } td { overflow-wrap: break-word; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; background: #fff;
   border-radius: 6px; padding: .4rem; }
 figcaption { color: var(--faint); font-size: .92em; max-width: 46rem; }
 .strip { display: flex; flex-wrap: wrap; gap: .8rem; }
 .strip figure { margin: 0; width: 15rem; } .strip img { width: 100%; border-radius: 4px;
   image-rendering: auto; }
-@media print { body { max-width: none; padding: 0; } section { break-inside: avoid; }
+@media print { body { max-width: none; padding: 0; } table { font-size: .72em; }
+  section { break-inside: avoid; }
   :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; } }
 </style>
 </head>
