@@ -150,6 +150,7 @@ class Lake:
         recipe_id: str,
         shard_cost: float,
         retry: plans.Retry | None = None,
+        unit_segments: int | None = None,
     ) -> plans.StoredPlan:
         """Plan what is still to do, sorted by source_id, store the plan and return it.
 
@@ -164,6 +165,7 @@ class Lake:
                 recipe_id=recipe_id,
                 shard_cost=shard_cost,
                 retry=retry,
+                unit_segments=unit_segments,
                 is_taken=self.is_published,
             )
             if header.num_sources:

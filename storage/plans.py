@@ -75,6 +75,9 @@ class PlanHeader:
     num_shards: int
     blocks: tuple[str, ...]
     """The sha256 of each block of rows."""
+    unit_segments: int | None = None
+    """Segments of a unit: units are numbered, so every attempt must cut them alike; None in plans
+    that were made before this stood in them."""
 
     @property
     def text(self) -> str:
@@ -145,6 +148,7 @@ def write_plan(
     recipe_id: str,
     shard_cost: float,
     retry: Retry | None = None,
+    unit_segments: int | None = None,
     is_taken: Callable[[str], bool] = lambda _: False,
 ) -> PlanHeader:
     """Write a plan to a local file and return its header.
@@ -155,6 +159,7 @@ def write_plan(
         recipe_id: The recipe to do it by.
         shard_cost: A shard is full when its costs reach this.
         retry: Given for a run that tries rejects again.
+        unit_segments: segments of a unit, the same in every attempt of the run.
         is_taken: Whether a run_id is of an earlier generation, one that is finished.
     """
     blocks: list[str] = []
@@ -173,6 +178,7 @@ def write_plan(
                 num_sources=num_sources,
                 num_shards=num_shards,
                 blocks=tuple(blocks),
+                unit_segments=unit_segments,
             )
             if not is_taken(header.run_id):
                 break

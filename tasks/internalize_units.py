@@ -84,7 +84,7 @@ def _shard_plan(
         recipe_id=recipe.recipe_id,
         sources=plan_sources(stored, shard),
         first_unit=lake.next_unit(run_id, shard),
-        unit_segments=config.unit_segments,
+        unit_segments=stored.header.unit_segments or config.unit_segments,
         ahead_segments=config.decode.ahead_segments,
         batch_segments=config.batch_segments or recipe.model.batch_segments,
         rule=recipe.model.segments,

@@ -41,6 +41,7 @@ def plan_run(config: InternalizeConfig, *, attempt_id: str) -> PlanSummary:
             recipe_id=recipe.recipe_id,
             shard_cost=1.0,
             retry=retry_of(config),
+            unit_segments=config.unit_segments,
         )
     num_planned = plan.header.num_sources
     if num_planned:

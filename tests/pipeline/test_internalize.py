@@ -160,6 +160,16 @@ def stop_after(num_segments: int) -> Callable[[Event, int], None]:
     return listen
 
 
+def test_an_interrupted_run_is_finished_whatever_units_the_next_one_cuts(
+    run: Run, lake: Callable[[], Lake]
+) -> None:
+    with pytest.raises(StoppedError), listening(stop_after(3)):
+        run(unit_segments=1, batch_segments=1)
+    assert 0 < len(rows(lake(), "select * from segments")) < 5
+    run(unit_segments=64)
+    assert len(rows(lake(), "select distinct adapter_key from adapters")) == 5
+
+
 def test_an_interrupted_run_goes_on_where_it_was_committed(
     run: Run, lake: Callable[[], Lake]
 ) -> None:
