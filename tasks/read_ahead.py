@@ -65,6 +65,7 @@ class ReadAhead:
         self._capacity = capacity
         self._num_taken = 0
         self._queue: deque[Event] = deque()
+        self._num_waiting = 0  # of what is in the queue, the segments: only they are large
         self.num_files_read = 0
         self.num_files_decoded = 0
 
@@ -91,7 +92,8 @@ class ReadAhead:
             if not self._queue:
                 return None
             taken = self._queue.popleft()
-            level("queue", len(self._queue), label="frames")
+            self._num_waiting -= _has_frames(taken)
+            level("queue", self._num_waiting, label="frames")
             return taken
 
     def _work(self, reader: VideoReader) -> None:
@@ -124,10 +126,11 @@ class ReadAhead:
 
     def _put(self, event: Event) -> None:
         with self._crew.changing():
-            if isinstance(event, Decoded) and isinstance(event.outcome, SegmentFrames):
-                self._crew.wait_for(lambda: len(self._queue) < self._capacity)
+            if _has_frames(event):
+                self._crew.wait_for(lambda: self._num_waiting < self._capacity)
             self._queue.append(event)
-            level("queue", len(self._queue), label="frames")
+            self._num_waiting += _has_frames(event)
+            level("queue", self._num_waiting, label="frames")
 
     def _decoded(
         self, file: SourceFile, todo: Sequence[Slot], reader: VideoReader
@@ -139,6 +142,10 @@ class ReadAhead:
             with self._watch.measure("decode") as spent:
                 outcome = next(outcomes)
             yield Decoded(slot=slot, outcome=outcome, decode_s=spent())
+
+
+def _has_frames(event: Event) -> bool:
+    return isinstance(event, Decoded) and isinstance(event.outcome, SegmentFrames)
 
 
 def _without_errors(
