@@ -199,6 +199,19 @@ def test_the_stages_work_at_the_same_time(directory: Path) -> None:
     assert world.lake.segments == world.expected()
 
 
+def test_a_whole_batch_gathers_while_the_device_works_also_of_videos_with_one_segment(
+    directory: Path,
+) -> None:
+    batch = 4
+    films = [Film(content=n, num_segments=1) for n in range(3 * batch)]
+    world = World(directory, films, unit=12, ahead=12, batch=batch, workers=1)
+    world.device.hook = lambda call: wait_until(
+        lambda: world.num_decoded >= min(call + 1, 3) * batch, seconds=10
+    )
+    within(60, world.run)
+    assert world.batches == [batch] * 3
+
+
 def test_overlapping_takes_less_time_than_one_stage_after_the_other(directory: Path) -> None:
     num_segments, pause_s = 40, 0.02
     world = World(
