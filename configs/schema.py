@@ -39,7 +39,8 @@ class VlmConfig(_Strict):
     """A config.json for random weights, relative to the model config; the one in `path` if not
     set."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of the frozen model."""
+    """Compute type of the frozen model and of the hypernetwork's perceiver; what follows the
+    perceiver, and the factors, are float32."""
     device: str = "auto"
     """`auto` takes the first CUDA device, else the CPU; or any torch device string."""
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -155,7 +155,7 @@ def _load_once(config_json: str) -> LoadedModel:
     drawn = random_model(config)
     vlm = _load_vlm(config, drawn, device)
     checkpoint = _load_checkpoint(config, drawn, device)
-    checkpoint.hypernetwork.requires_grad_(requires_grad=False)
+    checkpoint.hypernetwork.requires_grad_(requires_grad=False).compute_in(vlm.dtype)
     check_fits(checkpoint, vlm.model, weights_sha256=vlm.weights_sha256)
     shown = "with RANDOM weights, " if drawn is not None else ""
     logger.info("model %s: loaded %son %s", config.name, shown, device)

@@ -80,6 +80,9 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
         "compute_dtype": model.vlm.dtype,
         "stored_dtype": config.stored_dtype,
     }
+    if model.vlm.dtype != "float32":
+        # The perceiver follows the frozen model; a float32 recipe keeps the id it always had.
+        content["perceiver_dtype"] = model.vlm.dtype
     recipe_id = identity.recipe_id(content)
     return Recipe(recipe_id=recipe_id, content=content, model=model, identity=files)
 

@@ -102,6 +102,27 @@ def test_the_same_seed_draws_the_same_weights(config_path: str) -> None:
     assert one.is_random
 
 
+def test_a_model_in_bfloat16_has_its_perceiver_in_bfloat16_and_a_recipe_that_says_so(
+    config_path: str, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(Path(config_path).read_text())
+    found: dict[str, Any] = {}
+    for dtype in ("float32", "bfloat16"):
+        path = Path(config_path).with_name(f"{dtype}.yaml")
+        vlm = {**content["vlm"], "dtype": dtype}
+        path.write_text(yaml.safe_dump({**content, "vlm": vlm, "random_seed": 0}))
+        run = InternalizeConfig(corpus=str(tmp_path), lake=str(tmp_path), model=str(path))
+        hypernetwork = load_model(load_model_config(str(path))).hypernetwork
+        perceiver = {str(t.dtype) for t in hypernetwork.perceiver.parameters()}
+        rest = {
+            str(t.dtype) for n, t in hypernetwork.named_parameters() if not n.startswith("aggreg")
+        }
+        assert (perceiver, rest) == ({f"torch.{dtype}"}, {"torch.float32"})
+        found[dtype] = make_recipe(run).content
+    assert "perceiver_dtype" not in found["float32"]
+    assert found["bfloat16"]["perceiver_dtype"] == "bfloat16"
+
+
 @pytest.mark.parametrize("name", ["smolvlm2-500m", "smolvlm2-2.2b"])
 def test_a_real_model_without_its_files_names_the_commands_for_both(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
