@@ -200,9 +200,12 @@ class Lake:
         """Return the video_ids that are deleted and stay so on a re-run."""
         return lookups.deleted_videos(self.catalog)
 
-    def adapters_for(self, video_id: str, recipe_id: str) -> list[Row]:
-        """Return a video's adapter rows under a recipe, one per segment, in order of time."""
-        return lookups.adapters_for(self.catalog, video_id, recipe_id)
+    def adapters_for(self, video_ids: Collection[str], recipe_id: str) -> dict[str, list[Row]]:
+        """Return videos' adapter rows under a recipe, by video_id, in order of time.
+
+        All in one scan: asked video by video, a corpus would cost the square of its size.
+        """
+        return lookups.adapters_for(self.catalog, video_ids, recipe_id)
 
     def latest_recipe(self) -> tuple[str, dict[str, Any]]:
         """Return the id and the content of the recipe that closed a unit last."""

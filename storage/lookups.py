@@ -132,16 +132,23 @@ def deleted_videos(catalog: Catalog) -> set[str]:
     return {video_id for video_id, is_deleted in last.items() if is_deleted}
 
 
-def adapters_for(catalog: Catalog, video_id: str, recipe_id: str) -> list[Row]:
-    """Return a video's adapter rows under a recipe, one per segment, in order of time."""
-    where = (pc.field("video_id") == video_id) & (pc.field("recipe_id") == recipe_id)
-    if video_id in deleted_videos(catalog):
-        return []
+def adapters_for(
+    catalog: Catalog, video_ids: Collection[str], recipe_id: str
+) -> dict[str, list[Row]]:
+    """Return the adapter rows of videos under a recipe, one per segment, in order of time.
+
+    Videos that were deleted or have none are left out.
+    """
+    asked = set(video_ids) - deleted_videos(catalog)
+    where = _is_in("video_id", asked) & (pc.field("recipe_id") == recipe_id)
     rows = catalog.read("adapters", where=where).to_pylist()
     best: dict[str, Row] = {}
     for row in sorted(rows, key=lambda r: (r["start_us"], r["adapter_sha256"])):
         best.setdefault(row["adapter_key"], row)
-    return list(best.values())
+    found: dict[str, list[Row]] = {}
+    for row in best.values():
+        found.setdefault(row["video_id"], []).append(row)
+    return found
 
 
 def latest_recipe(catalog: Catalog) -> tuple[str, dict[str, Any]]:

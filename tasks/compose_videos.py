@@ -5,10 +5,11 @@ unit, after the adapters it names are committed.
 """
 
 import logging
+from collections.abc import Sequence
 
 from configs.schema import InternalizeConfig
 from storage import identity
-from storage.lake import Lake, open_lake
+from storage.lake import open_lake
 from storage.plans import plan_sources
 from storage.schemas import Row
 from tasks.known import look_up
@@ -38,7 +39,11 @@ def compose_videos(
     with watch.measure("compose"):
         sources = plan_sources(lake.get_plan(run_id), shard)
         known = look_up(lake, sources, recipe_id=recipe.recipe_id, run_id=run_id)
-        rows = [_composition(lake, recipe.recipe_id, video_id) for video_id in known.num_uncomposed]
+        adapters = lake.adapters_for(known.num_uncomposed, recipe.recipe_id)
+        rows = [
+            _composition(recipe.recipe_id, video_id, adapters[video_id])
+            for video_id in known.num_uncomposed
+        ]
         outcome = "already"
         if rows:
             outcome = lake.commit_unit(
@@ -58,8 +63,7 @@ def compose_videos(
     )
 
 
-def _composition(lake: Lake, recipe_id: str, video_id: str) -> Row:
-    adapters = lake.adapters_for(video_id, recipe_id)
+def _composition(recipe_id: str, video_id: str, adapters: Sequence[Row]) -> Row:
     parents = [row["adapter_sha256"] for row in adapters]
     coefficients = [1.0] * len(parents)
     return {

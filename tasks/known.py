@@ -137,7 +137,7 @@ def _uncomposed(lake: Lake, recipe_id: str, video_ids: Sequence[str]) -> Counter
         "compositions", columns=("video_id", "num_segments"), where=where
     ).to_pylist()
     missing = Counter({row["adapter_key"]: row["video_id"] for row in made}.values())
-    for video_id in missing:
-        sizes = [row["num_segments"] for row in composed if row["video_id"] == video_id]
-        missing[video_id] -= max(sizes, default=0)
-    return +missing
+    largest: Counter[str] = Counter()
+    for row in composed:
+        largest[row["video_id"]] = max(largest[row["video_id"]], row["num_segments"])
+    return missing - largest

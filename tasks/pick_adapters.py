@@ -69,7 +69,7 @@ def pick_adapters(
     """
     video_id = _resolve(lake, video)
     recipe_id = fitting_recipe(lake, video_id, model, allow_random=allow_random)
-    rows = lake.adapters_for(video_id, recipe_id)
+    rows = lake.adapters_for([video_id], recipe_id).get(video_id, [])
     refuse_random(rows, allow_random)
     segments = {Segment(start_us=row["start_us"], end_us=row["end_us"]): row for row in rows}
     if start_us is None and end_us is None:

@@ -1,6 +1,7 @@
 """Corpora over time: only what is new is done, and one video is one video."""
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from configs.schema import InternalizeConfig
 from flows.internalize_corpus import internalize_corpus
 from flows.internalize_shard import internalize_shard
 from flows.local_engine import LocalEngine
+from storage.catalog import Catalog
 from storage.lake import Lake, open_lake
 from tasks.plan_run import plan_run
 from tasks.progress import Event, listening
@@ -70,6 +72,30 @@ def at_once(first: tuple[InternalizeConfig, str, int], *others: Any) -> None:
     with listening(listen):
         do(*first)
     assert not waiting
+
+
+def test_a_shard_of_many_videos_asks_the_catalog_as_often_as_one_of_few(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read = Catalog.read
+
+    def counted(catalog: Catalog, table: str, **given: Any) -> Any:
+        asked.append(table)
+        return read(catalog, table, **given)
+
+    monkeypatch.setattr(Catalog, "read", counted)
+    counts = []
+    for number in (1, 12):
+        content = (corpus / "short.mp4").read_bytes()
+        for index in range(number):  # a free box at the end: other bytes, the same frames
+            box = struct.pack(">I4sQ", 16, b"free", 100 * number + index)
+            (corpus / f"{number}-{index}.mp4").write_bytes(content + box)
+        asked.clear()
+        done = run(lake=str(tmp_path / f"lake-{number}"), unit_segments=64)
+        assert done.shards.num_compositions >= number
+        counts.append(sorted(asked))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.slow
@@ -162,7 +188,7 @@ def check_a_corpus_that_grows(
     assert [row["n"] for row in counts] == [num + 10] * 2
     video_id = lake().resolve_video("0-0.mp4")
     for recipe_id in (first.plan.recipe_id, other.plan.recipe_id):
-        [row] = lake().adapters_for(video_id, recipe_id)
+        [row] = lake().adapters_for([video_id], recipe_id)[video_id]
         assert adapter_from_bytes(lake().adapters.get(row["adapter_sha256"])).rank == row["rank"]
 
 

@@ -266,7 +266,7 @@ def test_concurrent_runs_may_make_a_key_twice_and_the_view_shows_one(
     assert len(set(shas)) == 2
     latest = lake.query("select adapter_sha256 from adapters_latest").to_pylist()
     assert latest == [{"adapter_sha256": min(shas)}]
-    found = lake.adapters_for(rows.video_id("v"), rows.recipe_id)
+    found = lake.adapters_for([rows.video_id("v")], rows.recipe_id)[rows.video_id("v")]
     assert [row["adapter_sha256"] for row in found] == [min(shas)]
 
 

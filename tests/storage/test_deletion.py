@@ -117,7 +117,8 @@ def test_what_a_unit_in_flight_commits_after_the_deletion_is_hidden_and_removed_
 
 
 def test_the_files_of_a_deleted_video_go_and_the_others_stay(two: Lake, rows: Any) -> None:
-    names = {name: two.adapters_for(rows.video_id(name), rows.recipe_id) for name in "vw"}
+    found = two.adapters_for([rows.video_id(name) for name in "vw"], rows.recipe_id)
+    names = {name: found[rows.video_id(name)] for name in "vw"}
     keeper = Keeper(two)
     keeper.delete_video(rows.video_id("v"))
     for _ in range(2):

@@ -41,7 +41,7 @@ def test_every_view_answers(old: Lake, view: str) -> None:
 
 def test_what_the_pipeline_asks_is_answered(old: Lake) -> None:
     row = old.table("adapters").to_pylist()[0]
-    found = old.adapters_for(row["video_id"], row["recipe_id"])
+    found = old.adapters_for([row["video_id"]], row["recipe_id"])[row["video_id"]]
     assert [row["start_us"] for row in found] == sorted(row["start_us"] for row in found)
     assert row["adapter_sha256"] in {row["adapter_sha256"] for row in found}
     assert old.adapters.get(row["adapter_sha256"])

@@ -89,10 +89,14 @@ def test_adapters_come_in_order_of_time_one_per_segment(
 ) -> None:
     commit(lake, [rows.adapter(lake, "v", i) for i in (2, 0, 1)])
     commit(lake, [rows.adapter(lake, "v", 1, content="twice")], run_id="other")
-    found = lake.adapters_for(rows.video_id("v"), rows.recipe_id)
-    assert [row["start_us"] for row in found] == [0, 30_000_000, 60_000_000]
-    assert lake.adapters_for(rows.video_id("v"), "other recipe") == []
-    assert lake.adapters_for("nobody", rows.recipe_id) == []
+    commit(lake, [rows.adapter(lake, "w", i) for i in (1, 0)], run_id="third")
+    v, w = rows.video_id("v"), rows.video_id("w")
+    found = lake.adapters_for([v, w, "nobody"], rows.recipe_id)
+    starts = {video_id: [row["start_us"] for row in found[video_id]] for video_id in found}
+    assert starts == {v: [0, 30_000_000, 60_000_000], w: [0, 30_000_000]}
+    assert lake.adapters_for([w], rows.recipe_id) == {w: found[w]}
+    assert lake.adapters_for([v], "other recipe") == {}
+    assert lake.adapters_for([], rows.recipe_id) == {}
 
 
 def test_the_latest_recipe_is_that_of_the_last_closed_unit(

@@ -119,7 +119,7 @@ def test_a_deleted_video_is_in_no_view_and_comes_back_when_restored(
     lake.append("tombstones", [stone])
     assert count(lake, ["compositions", *views]) == [1] + [1] * len(views)
     assert lake.deleted_videos() == {rows.video_id("v")}
-    assert lake.adapters_for(rows.video_id("v"), rows.recipe_id) == []
+    assert lake.adapters_for([rows.video_id("v")], rows.recipe_id) == {}
     lake.append("tombstones", [{**stone, "sequence": 2, "is_deleted": False}])
     assert count(lake, views) == [2] * len(views)
     assert lake.deleted_videos() == set()
