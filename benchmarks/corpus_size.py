@@ -36,7 +36,7 @@ from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
 
 SIZES = (10, 100, 1000)
-WARM_UP = 10
+WARM_UP = 32  # two full batches: a batch of 10 segments needs 30 MB less than one of 16
 # Two-sided 95% points of Student's t, by degrees of freedom.
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
