@@ -25,7 +25,7 @@ from video2lora_core.segment_frames import (
     SegmentFrames,
     SegmentReject,
 )
-from video2lora_core.segments import Segment
+from video2lora_core.segments import Segment, frame_times
 
 __all__ = ["DECODERS", "SegmentFrames", "SegmentReject", "VideoProbe", "decode", "probe"]
 
@@ -63,5 +63,7 @@ def decode(
         if after.start_us < before.end_us:
             raise UsageError(f"decode: {after} does not follow {before}; sort the segments")
     if segments:
-        with closing(DECODERS[decoder](path, max_pixels=max_pixels)) as items:
+        wanted_us = [t_us for s in segments for t_us in frame_times(s, num_frames=num_frames)]
+        found = DECODERS[decoder](path, max_pixels=max_pixels, wanted_us=wanted_us)
+        with closing(found) as items:
             yield from pick(items, segments, num_frames=num_frames, prepare=prepare)
