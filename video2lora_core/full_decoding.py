@@ -128,6 +128,9 @@ def find_start(items: Iterator[Item], path: Path) -> Start:
         origin = min([item.pts or 0, *(pts for pts in lost if pts is not None)])
         return Start(origin=origin, failures=tuple(failures), frame=item)
     num_lost = sum(failure.is_lost for failure in failures)
+    if num_lost and is_exhausted():
+        # After a frame that found no memory H.264 says of the next ones that they are damaged.
+        raise MemoryError(f"none of {num_lost} packets could be decoded")
     if num_lost:
         detail = f"{path.name}: none of {num_lost} packets could be decoded"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail)
