@@ -112,6 +112,20 @@ def decode_packet(packet: VideoPacket, counts: PacketCounts) -> list[av.VideoFra
         return None
 
 
+def drain(stream: VideoStream) -> list[av.VideoFrame] | None:
+    """Return the frames that the decoder still holds, None where it fails; it begins anew."""
+    try:
+        return stream.codec_context.decode(None)
+    except EndOfFile:
+        return []
+    except FFmpegError as error:
+        if isinstance(error, MemoryError) and is_exhausted():
+            raise
+        return None
+    finally:
+        stream.codec_context.flush_buffers()
+
+
 def find_start(items: Iterator[Item], path: Path) -> Start:
     """Read up to the first frame; time 0 is there, or at the first damaged packet before it.
 

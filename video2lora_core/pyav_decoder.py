@@ -27,15 +27,14 @@ from video2lora_core.full_decoding import (
     Item,
     PacketCounts,
     Undecoded,
-    ceil_us,
     decoded,
     find_start,
-    usual_duration,
 )
 from video2lora_core.packet_headers import packet_kinds
 from video2lora_core.packets import Failure
 from video2lora_core.segment_frames import Damage, DecodedFrame
 from video2lora_core.sparse_decoding import SparsePass
+from video2lora_core.stream_clock import StreamClock
 
 HDR_TRANSFERS = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})  # PQ and HLG
 # After lost packets a decoder gives frames out of order, displaced by one or two.
@@ -122,26 +121,30 @@ def _in_order(items: Iterable[DecodedFrame | Damage]) -> Generator[DecodedFrame 
         yield frame
 
 
-class _Clock:
-    """Times in microseconds after the origin; a frame without a time follows the one before it."""
+class _Clock(StreamClock):
+    """Also makes what is told of a frame."""
 
     def __init__(self, stream: VideoStream, *, origin: int) -> None:
-        assert stream.time_base is not None
-        self._time_base = stream.time_base
-        self._origin = origin
-        self._next = origin
-        self._usual_duration = usual_duration(stream)
+        super().__init__(stream, origin=origin)
         self._size_px = (0, 0)
 
     def frame(self, frame: av.VideoFrame | Undecoded) -> DecodedFrame:
-        pts = self._next if frame.pts is None else frame.pts
-        self._next = pts + (frame.duration or self._usual_duration)
+        t_us, end_us = self.span_us(frame.pts, frame.duration)
         if isinstance(frame, Undecoded):
-            return self._undecoded(pts)
+            width_px, height_px = self._size_px
+            return DecodedFrame(
+                t_us=t_us,
+                end_us=end_us,
+                width_px=width_px,
+                height_px=height_px,
+                is_corrupt=False,
+                is_key=False,
+                rgb=_no_picture,
+            )
         self._size_px = (frame.width, frame.height)
         return DecodedFrame(
-            t_us=self._us(pts),
-            end_us=self._us(self._next),
+            t_us=t_us,
+            end_us=end_us,
             width_px=frame.width,
             height_px=frame.height,
             is_corrupt=frame.is_corrupt,
@@ -149,24 +152,3 @@ class _Clock:
             is_hdr=frame.color_trc in HDR_TRANSFERS,
             rgb=partial(upright_rgb, frame),
         )
-
-    def _undecoded(self, pts: int) -> DecodedFrame:
-        width_px, height_px = self._size_px
-        return DecodedFrame(
-            t_us=self._us(pts),
-            end_us=self._us(self._next),
-            width_px=width_px,
-            height_px=height_px,
-            is_corrupt=False,
-            is_key=False,
-            rgb=_no_picture,
-        )
-
-    def damage(self, failure: Failure) -> Damage:
-        if failure.pts is None:
-            return Damage(t_us=self._us(self._next), end_us=self._us(self._next))
-        end = failure.pts + (failure.duration or self._usual_duration)
-        return Damage(t_us=self._us(failure.pts), end_us=self._us(end), is_lost=failure.is_lost)
-
-    def _us(self, time: int) -> int:
-        return ceil_us(time - self._origin, self._time_base)

@@ -17,8 +17,6 @@ from itertools import chain
 
 import av
 from av.container import InputContainer
-from av.error import EOFError as EndOfFile
-from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from video2lora_core.full_decoding import (
@@ -29,8 +27,8 @@ from video2lora_core.full_decoding import (
     counted,
     decode_packet,
     decoded_packets,
+    drain,
 )
-from video2lora_core.memory_limit import is_exhausted
 from video2lora_core.packet_groups import Doubt, Group, pts_of
 from video2lora_core.packet_headers import Kinds, PacketKind
 from video2lora_core.packets import Failure, VideoPacket, packets
@@ -173,16 +171,10 @@ class SparsePass:
 
     def _drained(self) -> list[av.VideoFrame]:
         """Return the frames that the decoder still holds, and let it begin anew."""
-        try:
-            return self._stream.codec_context.decode(None)
-        except EndOfFile:
-            return []
-        except FFmpegError as error:
-            if isinstance(error, MemoryError) and is_exhausted():
-                raise
-            raise Doubt from error
-        finally:
-            self._stream.codec_context.flush_buffers()
+        frames = drain(self._stream)
+        if frames is None:
+            raise Doubt
+        return frames
 
     def _is_whole(self, frame: av.VideoFrame) -> bool:
         size_px = (frame.width, frame.height)
