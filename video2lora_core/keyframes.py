@@ -1,6 +1,6 @@
 """Keyframe snapping: each instant is shown the nearest key frame, and nothing else is decoded.
 
-An approximation (docs/quality.md says what it costs): a key frame is a picture of its own, so
+An approximation (docs/decoding.md): a key frame is a picture of its own, so
 decoding takes one packet per picture, in any container and codec. How close they lie is the
 video's affair: the lag and the number of different frames in a segment's row tell. At equal
 distance the earlier one is shown, and the first frame of a video counts as a key frame.
