@@ -156,6 +156,13 @@ class DecodeConfig(_Strict):
     costs at most a unit and these. At `batch_segments` and above, batches are full."""
 
 
+class ApproximationConfig(_Strict):
+    """What makes adapters cheaper, and not the same: off by default, and part of the recipe."""
+
+    frames: Literal["centres", "keyframes"] = "centres"
+    """`keyframes` shows for each instant the video's nearest key frame and decodes no other."""
+
+
 class InternalizeConfig(_Strict):
     """One run: which videos, with which model, into which lake."""
 
@@ -179,6 +186,8 @@ class InternalizeConfig(_Strict):
     """Where and within which limits videos are decoded."""
     stored_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
     """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
+    approximations: ApproximationConfig = ApproximationConfig()
+    """What may differ from the exact adapters for speed or size."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS
@@ -201,4 +210,10 @@ class InternalizeConfig(_Strict):
     def _reasons_are_used(self) -> Self:
         if self.retry_reasons and self.corpus != REJECTS:
             raise ValueError(f"`retry_reasons` needs `corpus: {REJECTS}`")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_can(self) -> Self:
+        if self.approximations.frames == "keyframes" and self.decoder != "pyav":
+            raise ValueError("`approximations.frames: keyframes` needs `decoder: pyav`")
         return self

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _naive_path, page, preprocess
+from benchmarks import _naive_path, decoding, page, preprocess
 from benchmarks._memory import peak_bytes
 from benchmarks._pairs import TOLERANCE, measure
 from benchmarks._sizes import naive_of
@@ -130,6 +130,17 @@ def test_the_naive_pixels_are_those_of_our_pil_path(size: tuple[int, int]) -> No
     pictures = preprocess.pictures(2, width_px=width_px, height_px=height_px)
     exact = preprocess.plainly(pictures, spec)
     torch.testing.assert_close(preprocess.ours(pictures, spec, "pil"), exact, atol=1e-6, rtol=0)
+
+
+def test_sparse_decoding_gives_the_naive_frames_from_fewer_packets(tmp_path: Path) -> None:
+    path = decoding.write_film(tmp_path / "a.mp4", seconds=10, size_px=(96, 64), key_s=2)
+    whole = Segment(start_us=0, end_us=10_000_000)
+    film = decoding.measure_film(path, whole, subject="small", num_pairs=1)
+    packets = film["packets"]
+    assert packets["naive"] == 250
+    assert packets["keyframes"] < packets["sparse"] < 0.75 * 250
+    assert [row["part"] for row in decoding.rows([film])] == ["sparse", "keyframes"]
+    assert len(decoding.judge([film])) == 2
 
 
 def test_every_stage_runs_and_its_share_can_be_drawn(model: LoadedModel, tmp_path: Path) -> None:
