@@ -80,6 +80,18 @@ def do_shard(
         finally:
             crew.end()
             scratch.close()
+    return _summary(plan, reading, device, writing, num_units=units.num_units, watch=watch)
+
+
+def _summary(
+    plan: ShardPlan,
+    reading: ReadAhead,
+    device: DeviceWork,
+    writing: WriteBehind,
+    *,
+    num_units: int,
+    watch: Stopwatch,
+) -> ShardSummary:
     return ShardSummary(
         num_videos=len(plan.sources),
         num_files_read=reading.num_files_read,
@@ -88,7 +100,7 @@ def do_shard(
         num_segments_recalled=reading.num_segments_recalled,
         num_rejects=writing.num_rejects,
         num_units=writing.num_units,
-        num_planned_units=units.num_units,
+        num_planned_units=num_units,
         seconds=watch.seconds,
         wall_s=watch.wall_s,
     )
