@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.identity import sha256_hex
 from storage.keeper import Keeper
@@ -12,7 +14,8 @@ from storage.lake import Lake, open_lake
 from storage.object_store import LocalObjectStore
 from tasks.kept_tokens import KeptTokens
 from tasks.sight import Sight, make_sight
-from tests.pipeline.shard_fakes import Film, World, within
+from tests.pipeline.shard_fakes import SEGMENT_US, Film, World, threads_left, within
+from tests.pipeline.test_shard_work import films
 from tests.pipeline.token_runs import (
     NUM_SEGMENTS,
     NUM_VIDEOS,
@@ -92,26 +95,38 @@ class FakeTokens(KeptTokens):
         self.lost = lost
 
     def get(self, file: Any) -> SeenSegment | None:
-        return None if file.start_us // 1_000_000 in self.lost else super().get(file)
+        return None if file.start_us // SEGMENT_US in self.lost else super().get(file)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize(("unit", "ahead"), [(2, 0), (3, 4)])
+@given(
+    films=films(),
+    unit=st.integers(1, 6),
+    ahead=st.integers(0, 8),
+    batch=st.integers(1, 6),
+    workers=st.integers(1, 4),
+    lost=st.frozensets(st.integers(0, 11)),
+)
 def test_tokens_that_vanish_are_decoded_in_order_and_nothing_gets_stuck(
-    tmp_path: Path, unit: int, ahead: int, workers: int
+    tmp_path_factory: pytest.TempPathFactory,
+    films: list[Film],
+    unit: int,
+    ahead: int,
+    batch: int,
+    workers: int,
+    lost: frozenset[int],
 ) -> None:
-    films = [Film(content=n, num_segments=9, bad_segments=frozenset({4})) for n in range(4)]
-    directory = tmp_path / "films"
-    directory.mkdir()
-    settings = {"unit": unit, "ahead": ahead, "batch": 4, "workers": workers}
+    directory = tmp_path_factory.mktemp("films")
+    settings = {"unit": unit, "ahead": ahead, "batch": batch, "workers": workers}
     first = World(directory, films, **settings)
-    first.tokens = FakeTokens(tmp_path)
+    first.tokens = FakeTokens(directory)
     within(60, first.run)
-    assert first.num_decoded == 36
     second = World(directory, films, **settings)
-    second.tokens = FakeTokens(tmp_path, lost=frozenset({1, 5, 6}))
+    second.tokens = FakeTokens(directory, lost=lost)
     summary = within(60, second.run)
-    assert second.lake.segments == second.expected() == first.lake.segments
-    assert summary.num_segments_recalled == 4 * (9 - 1 - 3)
-    assert summary.num_files_decoded == 4
+    expected = second.expected()
+    assert second.lake.segments == expected == first.lake.segments
+    made = [start_us for (_, start_us), (_, outcome) in expected.items() if outcome == "adapter"]
+    num_kept = sum(start_us // SEGMENT_US not in lost for start_us in made)
+    assert (summary.num_segments_recalled, summary.num_segments) == (num_kept, len(made))
     assert second.most_at_risk <= unit + ahead
+    assert threads_left() == []

@@ -157,6 +157,29 @@ def test_a_half_kept_corpus_is_decoded_only_where_it_lacks(
     assert len(token_files(lake())) == NUM_SEGMENTS
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pass_that_damage_breaks_off_begins_again_where_it_has_to(
+    run: Run,
+    keep: Run,
+    lake: Callable[[], Lake],
+    other: str,
+    corpus: Path,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    (corpus / "short.mp4").unlink()
+    settings = {"model": other, "batch_segments": 1}
+    expected = without_tokens(run, tmp_path, **settings)
+    keep(batch_segments=1)
+    first, second, third = sorted(token_files(lake()), key=lambda path: int(path.name[:1]))
+    first.unlink()
+    third.unlink()
+    second.write_bytes(b"damaged")  # found when the pass over the first and the third is under way
+    summary = keep(**settings, decode={"workers": workers})
+    assert work(summary) == (0, 1, 0, 3)
+    assert adapters(lake(), summary) == expected
+
+
 def test_a_batch_may_mix_tokens_and_frames(keep: Run, lake: Callable[[], Lake], other: str) -> None:
     keep()
     token_files(lake())[0].unlink()
