@@ -188,6 +188,9 @@ class InternalizeConfig(_Strict):
     """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
     approximations: ApproximationConfig = ApproximationConfig()
     """What may differ from the exact adapters for speed or size."""
+    keep_visual_tokens: bool = False
+    """Keep what the vision tower saw in the lake, and take what is there: a later run with another
+    checkpoint, prompt or `stored_dtype` then decodes nothing (docs/pipeline.md)."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS

@@ -138,6 +138,7 @@ def internalize(
             help="Random weights of the model's architecture: for benchmarks and tests.",
         ),
     ] = False,
+    keep_visual_tokens: cli_corpus.KeepTokens = False,
     corpus_name: Annotated[
         str | None, typer.Option("--corpus-name", help="Name of the corpus in the catalog.")
     ] = None,
@@ -163,6 +164,7 @@ def internalize(
         "engine": engine,
         "decoder": decoder,
         "random_weights": random_weights or None,
+        "keep_visual_tokens": keep_visual_tokens or None,
         "corpus_name": corpus_name,
     }
     settings = load_internalize_config(config, overrides)

@@ -31,6 +31,13 @@ AnyEngine = Annotated[
 Price = Annotated[
     float | None, typer.Option("--price", help="What an hour of a device costs.", min=0)
 ]
+KeepTokens = Annotated[
+    bool,
+    typer.Option(
+        "--keep-visual-tokens",
+        help="Keep what the vision tower saw, and take what is kept: saves decoding on a re-run.",
+    ),
+]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
@@ -51,6 +58,7 @@ def plan(
     config: RunConfig = None,
     model: AnyModel = None,
     price: Price = None,
+    keep_visual_tokens: KeepTokens = False,
     as_json: Json = False,
 ) -> None:
     """Say what internalizing a corpus would do, and write nothing.
@@ -58,7 +66,14 @@ def plan(
     Videos, hours, segments, bytes, device-hours and cost, what is done already and what would be
     tried again. Rates are those that the lake measured under this recipe; the lake need not exist.
     """
-    settings = _settings(config, corpus=corpus, lake=lake, model=model, price=price)
+    settings = _settings(
+        config,
+        corpus=corpus,
+        lake=lake,
+        model=model,
+        price=price,
+        keep_visual_tokens=keep_visual_tokens or None,
+    )
     _show(settings, as_json=as_json)
 
 
@@ -113,6 +128,7 @@ def backfill(
     model: AnyModel = None,
     engine: AnyEngine = None,
     price: Price = None,
+    keep_visual_tokens: KeepTokens = False,
     is_dry: Dry = False,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +138,13 @@ def backfill(
     again, from where it was found. The adapters of other recipes stay.
     """
     settings = _settings(
-        config, corpus="catalog:videos", lake=lake, model=model, engine=engine, price=price
+        config,
+        corpus="catalog:videos",
+        lake=lake,
+        model=model,
+        engine=engine,
+        price=price,
+        keep_visual_tokens=keep_visual_tokens or None,
     )
     _run_or_show(settings, is_dry=is_dry, as_json=as_json)
 
@@ -181,12 +203,20 @@ def _lines(found: "DryRun") -> list[list[str]]:
         *unknown,
         ["segments", _of_known(found, str(found.num_segments))],
         ["adapters to write", _of_known(found, f"{found.adapter_bytes / 1e9:.3f} GB ({of})")],
+        *_kept_tokens(found),
         ["device-hours", _rated(found, found.device_hours, "nothing measured under this recipe")],
         ["decode-hours", _rated(found, found.decode_hours, "nothing measured under this recipe")],
         ["cost", _rated(found, found.cost, "needs --price and a measured rate")],
         ["shards", str(found.num_shards)],
         ["units", "unknown" if found.num_units is None else str(found.num_units)],
     ]
+
+
+def _kept_tokens(found: "DryRun") -> list[list[str]]:
+    if found.visual_token_bytes is None:
+        return []
+    shown = f"at most {found.visual_token_bytes / 1e9:.3f} GB"
+    return [["visual tokens to keep", _of_known(found, shown)]]
 
 
 def _rated(found: "DryRun", value: float | None, why: str) -> str:

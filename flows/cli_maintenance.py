@@ -75,7 +75,9 @@ def compact(
 
 @app.command(
     epilog=examples(
-        "video2lora gc --lake my-lake --dry-run", "video2lora gc --lake s3://team/lake --grace 6"
+        "video2lora gc --lake my-lake --dry-run",
+        "video2lora gc --lake s3://team/lake --grace 6",
+        "video2lora gc --visual-tokens all --lake my-lake",
     )
 )
 def gc(
@@ -87,6 +89,14 @@ def gc(
     now: Annotated[
         bool, typer.Option("--now", help="Wait for nothing. Only where nothing writes.")
     ] = False,
+    visual_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--visual-tokens",
+            metavar="SIGHT",
+            help="Also delete kept visual tokens: of one sight (first digits of its id), or all.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +108,14 @@ def gc(
     from flows import maintain_catalog
     from flows.local_engine import LocalEngine
 
-    kept = maintain_catalog.gc(LocalEngine(), lake, dry_run=dry_run, grace_hours=grace, now=now)
+    kept = maintain_catalog.gc(
+        LocalEngine(),
+        lake,
+        dry_run=dry_run,
+        grace_hours=grace,
+        now=now,
+        visual_tokens=visual_tokens,
+    )
     _show(kept, as_json=as_json)
 
 

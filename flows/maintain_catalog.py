@@ -46,10 +46,17 @@ def gc(
     dry_run: bool = False,
     grace_hours: float = 1.0,
     now: bool = False,
+    visual_tokens: str | None = None,
 ) -> Kept:
     """Delete what nothing names any more."""
-    grace = timedelta(hours=grace_hours)
-    return engine.step(keep_lake.collect_garbage, lake, grace=grace, is_dry_run=dry_run, is_now=now)
+    return engine.step(
+        keep_lake.collect_garbage,
+        lake,
+        grace=timedelta(hours=grace_hours),
+        is_dry_run=dry_run,
+        is_now=now,
+        sight=visual_tokens,
+    )
 
 
 def delete(

@@ -56,11 +56,11 @@ class AdapterStore:
             AdapterIntegrityError: the bytes are not those that were written.
         """
         try:
-            return _read_checked(self._objects, _adapter_name(sha256), sha256)
+            return read_checked(self._objects, _adapter_name(sha256), sha256)
         except ObjectMissingError:
             if not self._restore(sha256):
                 raise
-        return _read_checked(self._objects, _adapter_name(sha256), sha256)
+        return read_checked(self._objects, _adapter_name(sha256), sha256)
 
     def uri(self, sha256: str) -> str:
         """Return where an adapter file is."""
@@ -99,7 +99,7 @@ class AdapterStore:
 
 def put_checkpoint(objects: ObjectStore, sha256: str, files: Mapping[str, bytes]) -> None:
     """Publish a checkpoint's files; the list of their sha256 comes last and marks it complete."""
-    _require_sha256(sha256)
+    require_sha256(sha256)
     for file, data in files.items():
         if not _FILE_NAME.fullmatch(file) or file == _SUMS:
             raise LakeError(f"checkpoint {sha256}: file name {file!r} is refused; use plain names")
@@ -115,9 +115,9 @@ def get_checkpoint(objects: ObjectStore, sha256: str) -> dict[str, bytes]:
         ObjectMissingError: the lake holds no complete checkpoint of this name.
         AdapterIntegrityError: a file's bytes are not those that were written.
     """
-    folder = f"checkpoints/{_require_sha256(sha256)}"
+    folder = f"checkpoints/{require_sha256(sha256)}"
     sums = _read_sums(objects, sha256)
-    return {file: _read_checked(objects, f"{folder}/{file}", sums[file]) for file in sums}
+    return {file: read_checked(objects, f"{folder}/{file}", sums[file]) for file in sums}
 
 
 def require_checkpoint(objects: ObjectStore, sha256: str) -> None:
@@ -128,8 +128,27 @@ def require_checkpoint(objects: ObjectStore, sha256: str) -> None:
             raise ObjectMissingError(f"{objects.uri(name)}: no such file; put the checkpoint again")
 
 
+def require_sha256(text: str) -> str:
+    """Return a sha256 as it is, or raise LakeError where it is none: names are built of it."""
+    if not _SHA256.fullmatch(text):
+        raise LakeError(f"sha256 {text[:80]!r}: expected 64 hexadecimal digits; give the full name")
+    return text
+
+
+def read_checked(objects: ObjectStore, name: str, sha256: str) -> bytes:
+    """Return a file's bytes, or raise AdapterIntegrityError where they have another sha256."""
+    data = objects.read(name)
+    found = sha256_hex(data)
+    if found != sha256:
+        raise AdapterIntegrityError(
+            f"{objects.uri(name)}: its bytes have changed (sha256 {found[:12]}, expected "
+            f"{sha256[:12]}); delete the file and run again, or restore it from a copy"
+        )
+    return data
+
+
 def _read_sums(objects: ObjectStore, sha256: str) -> dict[str, str]:
-    name = f"checkpoints/{_require_sha256(sha256)}/{_SUMS}"
+    name = f"checkpoints/{require_sha256(sha256)}/{_SUMS}"
     try:
         sums = json.loads(objects.read(name))
     except ValueError as error:
@@ -144,26 +163,9 @@ def _read_sums(objects: ObjectStore, sha256: str) -> dict[str, str]:
 
 
 def _adapter_name(sha256: str) -> str:
-    return f"{FOLDER}/{_require_sha256(sha256)[:2]}/{sha256}.safetensors"
-
-
-def _require_sha256(text: str) -> str:
-    if not _SHA256.fullmatch(text):
-        raise LakeError(f"sha256 {text[:80]!r}: expected 64 hexadecimal digits; give the full name")
-    return text
-
-
-def _read_checked(objects: ObjectStore, name: str, sha256: str) -> bytes:
-    data = objects.read(name)
-    found = sha256_hex(data)
-    if found != sha256:
-        raise AdapterIntegrityError(
-            f"{objects.uri(name)}: its bytes have changed (sha256 {found[:12]}, expected "
-            f"{sha256[:12]}); delete the file and run again, or restore it from a copy"
-        )
-    return data
+    return f"{FOLDER}/{require_sha256(sha256)[:2]}/{sha256}.safetensors"
 
 
 def _create_same(objects: ObjectStore, name: str, data: bytes) -> None:
     if not objects.create(name, data):
-        _read_checked(objects, name, sha256_hex(data))
+        read_checked(objects, name, sha256_hex(data))

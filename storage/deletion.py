@@ -33,6 +33,8 @@ class Removed:
     """Rows by table."""
     num_sources_blanked: int = 0
     """Rows of sources that lost what the manifest said."""
+    num_visual_tokens: int = 0
+    """Files of visual tokens, deleted at once: nothing names them."""
     is_new: bool = False
     """Whether a tombstone was written: false where the video was deleted before."""
 

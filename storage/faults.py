@@ -17,6 +17,7 @@ Kind = Literal[
     "parent_missing",
     "checkpoint",
     "plan",
+    "visual_tokens_changed",
 ]
 
 

@@ -58,6 +58,8 @@ class Collected:
     """Superseded or uncommitted files of tables, deleted."""
     num_uploads: int = 0
     """Unfinished uploads to S3, ended."""
+    num_visual_tokens: int = 0
+    """Files of visual tokens deleted: of deleted videos, or of a sight that was named."""
     size_bytes: int = 0
     """Bytes freed; table files and uploads aside."""
 

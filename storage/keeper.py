@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import fsspec
 
-from storage import compaction, deletion, garbage, verify
+from storage import compaction, deletion, garbage, lookups, token_cleanup, verify
 from storage.compaction import HISTORY, CompactedTable
 from storage.deletion import Removed
 from storage.faults import Checked
@@ -15,6 +15,7 @@ from storage.file_listing import FileListing
 from storage.garbage import GRACE, Collected, Place
 from storage.lake import Lake
 from storage.remote import is_remote
+from storage.token_store import files_of
 from storage.verify import LakeParts, Scope
 
 
@@ -49,7 +50,10 @@ class Keeper:
     def collect_garbage(
         self, *, grace: timedelta = GRACE, history: timedelta = HISTORY, is_dry_run: bool = False
     ) -> Collected:
-        """Delete what nothing names, at the second look; see storage.garbage."""
+        """Delete what nothing names, at the second look; see storage.garbage.
+
+        Visual tokens of deleted videos go at once.
+        """
         lake = self._lake
         place = Place(
             objects=lake.objects,
@@ -63,6 +67,9 @@ class Keeper:
         keep = max(history, grace)
         superseded = garbage.vacuum(lake.catalog, keep=keep, is_dry_run=is_dry_run)
         done += Collected(num_table_files=superseded)
+        done += token_cleanup.of_deleted(
+            lake.objects, self._listing, lookups.deleted_videos(lake.catalog), is_dry_run=is_dry_run
+        )
         if is_remote(lake.uri):
             before_s = self._clock() - grace.total_seconds()
             uploads = garbage.end_uploads(
@@ -70,6 +77,15 @@ class Keeper:
             )
             done += Collected(num_uploads=uploads)
         return done
+
+    def remove_visual_tokens(self, sight: str, *, is_dry_run: bool = False) -> Collected:
+        """Delete what a sight saw: its id, the first digits of it, or `all`.
+
+        Raises:
+            LakeError: no sight fits, or several do.
+        """
+        objects = self._lake.objects
+        return token_cleanup.of_sight(objects, self._listing, sight, is_dry_run=is_dry_run)
 
     def delete_video(
         self, video_id: str, *, reason: str | None = None, is_dry_run: bool = False
@@ -80,7 +96,11 @@ class Keeper:
             catalog, video_id, is_deleted=True, reason=reason
         )
         removed = deletion.remove_rows(catalog, [video_id], is_dry_run=is_dry_run)
-        return replace(removed, is_new=is_new)
+        files = list(files_of(self._lake.objects, [video_id]))
+        if not is_dry_run:
+            for file in files:
+                self._lake.objects.delete(file.name)
+        return replace(removed, is_new=is_new, num_visual_tokens=len(files))
 
     def undelete_video(self, video_id: str) -> bool:
         """Let a deleted video be made again; its rows do not come back. False where it may be."""

@@ -3,6 +3,7 @@
     ROOT/adapters/<sha256[:2]>/<sha256>.safetensors     ROOT/plans/<run_id>.parquet
     ROOT/checkpoints/<sha256>/                          ROOT/published/<run_id>.json
     ROOT/catalog/<table>/                               ROOT/catalog.duckdb (local lakes)
+    ROOT/visual_tokens/                                 a cache (token_store.py)
 
 The root is a local directory, or `s3://` with credentials from the environment.
 """

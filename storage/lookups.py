@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -31,6 +31,19 @@ class KnownVideo:
     video_id: str
     duration_us: int | None
     """Duration under the recipe asked for; None where that recipe has not met the video."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoFacts:
+    """What some recipe found out on opening a video; see the table `videos`."""
+
+    duration_us: int
+    origin_us: int | None
+    width_px: int | None
+    height_px: int | None
+    fps: float | None
+    codec: str | None
+    container: str | None
 
 
 def done_segments(
@@ -98,6 +111,17 @@ def known_videos(
     return {
         source_id: KnownVideo(video_id=video_id, duration_us=durations.get(video_id))
         for source_id, video_id in same.items()
+    }
+
+
+def video_facts(catalog: Catalog, video_ids: Iterable[str]) -> dict[str, VideoFacts]:
+    """Return what was found out about videos under any recipe, last by the clock."""
+    names = [field.name for field in fields(VideoFacts)]
+    where = _is_in("video_id", video_ids)
+    rows = catalog.read("videos", columns=["video_id", "created_at", *names], where=where)
+    return {
+        row["video_id"]: VideoFacts(**{name: row[name] for name in names})
+        for row in rows.sort_by("created_at").to_pylist()
     }
 
 

@@ -24,6 +24,7 @@ from storage.lookups import deleted_videos
 from storage.object_store import ObjectStore
 from storage.tensor_header import disagreements, not_finite, read_header
 from storage.verify_tables import check_tables
+from storage.verify_tokens import check_tokens
 
 _COLUMNS: Final = (
     "adapter_key", "adapter_sha256", "video_id", "rank", "layers", "modules", "dtype",
@@ -72,6 +73,15 @@ def verify(lake: LakeParts, scope: Scope) -> Checked:
         _check_plans(lake, checked)
         if {"adapters", "compositions"} <= readable:
             _count_orphans(lake, checked)
+    check_tokens(
+        lake.objects,
+        lake.listing,
+        checked,
+        video_id=scope.video_id,
+        num_sampled=scope.num_sampled,
+        is_quick=scope.is_quick,
+        seed=scope.seed,
+    )
     return checked
 
 

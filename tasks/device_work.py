@@ -12,11 +12,10 @@ from tasks.meet_video import MetVideo, Reject
 from tasks.progress import report
 from tasks.read_ahead import ReadAhead
 from tasks.stopwatch import Stopwatch
-from tasks.work_stream import Decoded
+from tasks.work_stream import Decoded, Watched
 from tasks.write_behind import WriteBehind
-from video2lora_core.frames import SegmentFrames
 
-MakeAdapters = Callable[[Sequence[SegmentFrames]], list[MadeAdapter | Reject]]
+MakeAdapters = Callable[[Sequence[Watched]], list[MadeAdapter | Reject]]
 
 
 class DeviceWork:
@@ -73,7 +72,7 @@ class DeviceWork:
     def _run_batch(self) -> None:
         batch, self._batch = self._batch, []
         made = self._make_adapters(
-            [decoded.outcome for decoded in batch if isinstance(decoded.outcome, SegmentFrames)]
+            [decoded.outcome for decoded in batch if not isinstance(decoded.outcome, Reject)]
         )
         for decoded, outcome in zip(batch, made, strict=True):
             self._writing.take(decoded, outcome)

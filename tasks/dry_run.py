@@ -15,7 +15,7 @@ from configs.schema import InternalizeConfig
 from storage.lake import find_lake
 from storage.plans import pack
 from storage.survey import Survey
-from tasks.models import read_checkpoint_files
+from tasks.models import read_checkpoint_files, visual_token_shape
 from tasks.recipe import Recipe, make_recipe
 from tasks.survey_corpus import list_corpus, shard_share, survey_corpus
 from video2lora_core.checkpoint import DESCRIPTION_FILE
@@ -74,6 +74,8 @@ class DryRun:
     """Bytes of adapters to write."""
     is_adapter_size_measured: bool
     """Whether their size was measured; else it follows from the checkpoint's shapes."""
+    visual_token_bytes: int | None
+    """Bytes of visual tokens to keep, if none were there before; None where none are kept."""
     device_hours: float | None
     """At the rate measured under this recipe; None where nothing was measured yet."""
     decode_hours: float | None
@@ -126,6 +128,7 @@ def dry_run(config: InternalizeConfig) -> DryRun:
         num_segments=int(todo["num_segments"]),
         adapter_bytes=round(int(todo["num_segments"]) * adapter_bytes),
         is_adapter_size_measured=measured is not None,
+        visual_token_bytes=_token_bytes(config, recipe, num_segments=int(todo["num_segments"])),
         device_hours=device_hours,
         decode_hours=_hours(todo["todo_us"], rates["decode_s_per_us"]),
         price_per_device_hour=price,
@@ -133,6 +136,15 @@ def dry_run(config: InternalizeConfig) -> DryRun:
         num_shards=num_shards,
         num_units=num_units,
     )
+
+
+def _token_bytes(config: InternalizeConfig, recipe: Recipe, *, num_segments: int) -> int | None:
+    """The tensors alone; a file's header is not counted."""
+    if not config.keep_visual_tokens:
+        return None
+    num_tokens, d_model = visual_token_shape(recipe.model)
+    per_frame = num_tokens * d_model * _STORED_BYTES[recipe.model.vlm.dtype][0]
+    return num_segments * recipe.model.segments.num_frames * per_frame
 
 
 def _hours(todo_us: Any, seconds_per_us: float | None) -> float | None:

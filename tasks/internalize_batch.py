@@ -7,7 +7,7 @@ checkpoint's usual norms, becomes a terminal reject and never a row that can be 
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +17,13 @@ from storage.schemas import Row
 from tasks.meet_video import Reject
 from tasks.models import LoadedModel
 from tasks.recipe import Recipe
+from tasks.work_stream import Watched
 from video2lora_core import quality
 from video2lora_core.adapter import Adapter, adapter_bytes
 from video2lora_core.errors import Reason
 from video2lora_core.frames import SegmentFrames
-from video2lora_core.internalize import internalize
+from video2lora_core.internalize import internalize, see
+from video2lora_core.visual_tokens import SeenSegment, seen_segment
 
 logger = logging.getLogger(__name__)
 
@@ -36,57 +38,84 @@ class MadeAdapter:
     """The file's bytes."""
     columns: Row
     """What the catalog says about it, the segment aside."""
+    seen: SeenSegment | None = None
+    """What the model saw, where that is to be kept."""
 
 
 def internalize_batch(
     model: LoadedModel,
     recipe: Recipe,
-    batch: Sequence[SegmentFrames],
+    batch: Sequence[Watched],
     *,
     stored_dtype: StoredDtype,
+    keeps_tokens: bool = False,
 ) -> list[MadeAdapter | Reject]:
-    """Make one adapter per segment; segments of any videos may stand in one batch."""
+    """Make one adapter per segment; segments of any videos may stand in one batch.
+
+    With `keeps_tokens` each adapter made from frames comes with what the model saw in them.
+    """
     started = time.perf_counter()
-    made = _halving(model, batch)
+    made = _halving(model, batch, keeps_tokens=keeps_tokens)
     device_s = (time.perf_counter() - started) / len(batch)
     return [
         outcome
         if isinstance(outcome, Reject)
-        else _checked(outcome, frames, model, recipe, stored_dtype=stored_dtype, device_s=device_s)
-        for outcome, frames in zip(made, batch, strict=True)
+        else _checked(outcome, given, model, recipe, stored_dtype=stored_dtype, device_s=device_s)
+        for outcome, given in zip(made, batch, strict=True)
     ]
 
 
-def _halving(model: LoadedModel, batch: Sequence[SegmentFrames]) -> list[Adapter | Reject]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    adapter: Adapter
+    seen: SeenSegment | None
+
+
+def _halving(
+    model: LoadedModel, batch: Sequence[Watched], *, keeps_tokens: bool
+) -> list[_Made | Reject]:
     """Halve a batch that does not fit the device, until one segment alone does not."""
     try:
-        adapters = internalize(
-            model.vlm,
-            model.hypernetwork,
-            batch,
-            checkpoint_sha256=model.checkpoint.sha256,
-        )
+        return list(_on_device(model, batch, keeps_tokens=keeps_tokens))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if len(batch) == 1:
             detail = f"one segment does not fit the memory of {model.vlm.device}"
             return [Reject(reason=Reason.DEVICE_OOM, detail=detail)]
-    else:
-        return list(adapters)
     logger.warning("device memory is full at %d segments; halving the batch", len(batch))
     middle = len(batch) // 2
-    return _halving(model, batch[:middle]) + _halving(model, batch[middle:])
+    halves = (batch[:middle], batch[middle:])
+    return [one for half in halves for one in _halving(model, half, keeps_tokens=keeps_tokens)]
+
+
+def _on_device(
+    model: LoadedModel, batch: Sequence[Watched], *, keeps_tokens: bool
+) -> Iterator[_Made]:
+    tokens = see(model.vlm, batch)
+    adapters = internalize(
+        model.vlm,
+        model.hypernetwork,
+        batch,
+        checkpoint_sha256=model.checkpoint.sha256,
+        visual_tokens=tokens,
+    )
+    for adapter, given, its_tokens in zip(adapters, batch, tokens, strict=True):
+        seen = None
+        if keeps_tokens and isinstance(given, SegmentFrames):
+            seen = seen_segment(given, its_tokens)
+        yield _Made(adapter=adapter, seen=seen)
 
 
 def _checked(
-    adapter: Adapter,
-    frames: SegmentFrames,
+    made: _Made,
+    given: Watched,
     model: LoadedModel,
     recipe: Recipe,
     *,
     stored_dtype: StoredDtype,
     device_s: float,
 ) -> MadeAdapter | Reject:
+    adapter = made.adapter
     squares = quality.squared_norms(adapter)
     fault = quality.check(adapter, model.checkpoint.bounds, squares)
     if fault is not None:
@@ -94,7 +123,7 @@ def _checked(
         return Reject(reason=reason, detail=detail)
     data = adapter_bytes(adapter, dtype=getattr(torch, stored_dtype))
     columns = {
-        "frame_times_us": list(frames.times_us),
+        "frame_times_us": list(given.times_us),
         "prompt": recipe.content["internalization_prompt"],
         "model_name": model.vlm.name,
         "model_revision": model.vlm.revision,
@@ -111,7 +140,7 @@ def _checked(
         "device_s": device_s,
         **_norms(squares),
     }
-    return MadeAdapter(data=data, columns=columns)
+    return MadeAdapter(data=data, columns=columns, seen=made.seen)
 
 
 def _norms(squares: quality.Squares) -> dict[str, float]:

@@ -9,6 +9,7 @@ from storage.lake import Lake, open_lake
 from storage.plans import StoredPlan, plan_sources
 from tasks.decoding_child import DecodingChild, InProcessReader, VideoReader
 from tasks.internalize_batch import MadeAdapter, internalize_batch
+from tasks.kept_tokens import KeptTokens
 from tasks.known import look_up
 from tasks.meet_video import Reject
 from tasks.models import load_model, num_loads
@@ -16,12 +17,13 @@ from tasks.progress import report
 from tasks.recipe import Recipe, make_recipe
 from tasks.shard_plan import ShardPlan
 from tasks.shard_work import do_shard
+from tasks.sight import make_sight
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.unit_rows import common_columns
+from tasks.work_stream import Watched
 from tasks.working_on import working_on
 from video2lora_core.errors import UsageError
-from video2lora_core.frames import SegmentFrames
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,14 @@ def _internalize(
         lake=open_lake(config.lake),
         watch=watch,
         scratch_bytes=config.decode.scratch_bytes,
+        tokens=_kept_tokens(lake, config, recipe),
     )
     logger.info(
-        "shard %d: %d segments internalized, %d rejects, %d units committed, %.1f s",
+        "shard %d: %d segments internalized, %d of them from visual tokens, %d rejects, %d units "
+        "committed, %.1f s",
         shard,
         done.num_segments,
+        done.num_segments_recalled,
         done.num_rejects,
         done.num_units,
         done.wall_s,
@@ -117,11 +122,23 @@ def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoRe
     return [make(DecodingChild) for _ in range(config.decode.workers)]
 
 
+def _kept_tokens(lake: Lake, config: InternalizeConfig, recipe: Recipe) -> KeptTokens | None:
+    if not config.keep_visual_tokens:
+        return None
+    return KeptTokens(lake.objects, make_sight(recipe), model_name=recipe.model.name)
+
+
 def _make_adapters(
-    batch: Sequence[SegmentFrames], config: InternalizeConfig, recipe: Recipe, watch: Stopwatch
+    batch: Sequence[Watched], config: InternalizeConfig, recipe: Recipe, watch: Stopwatch
 ) -> list[MadeAdapter | Reject]:
     # Loaded with the first batch, while more is decoded; a shard without work needs no model.
     with watch.measure("load"):
         model = load_model(recipe.model)
     with watch.measure("device"):
-        return internalize_batch(model, recipe, batch, stored_dtype=config.stored_dtype)
+        return internalize_batch(
+            model,
+            recipe,
+            batch,
+            stored_dtype=config.stored_dtype,
+            keeps_tokens=config.keep_visual_tokens,
+        )

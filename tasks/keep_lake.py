@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from storage.errors import CatalogError, LakeError, VideoUnknownError
+from storage.garbage import Collected
 from storage.keeper import Keeper
 from storage.lake import Lake, open_lake
 from storage.verify import Scope
@@ -85,8 +86,12 @@ def collect_garbage(
     grace: timedelta = timedelta(hours=1),
     is_dry_run: bool = False,
     is_now: bool = False,
+    sight: str | None = None,
 ) -> Kept:
-    """Collect garbage; `is_now` takes both looks at once, for when nothing writes to the lake."""
+    """Collect garbage; `is_now` takes both looks at once, for when nothing writes to the lake.
+
+    `sight`: also delete what this sight saw; an id of a sight, its first digits, or `all`.
+    """
     if grace < LEAST_GRACE and not is_now:
         raise LakeError(
             f"gc: a grace of {grace.total_seconds():.0f} s is shorter than a commit may take "
@@ -95,6 +100,9 @@ def collect_garbage(
         )
     opened = open_lake(lake)
     keeper = Keeper(opened)
+    seen = Collected()
+    if sight is not None:
+        seen = keeper.remove_visual_tokens(sight, is_dry_run=is_dry_run)
     late = keeper.remove_rows_of_deleted(is_dry_run=is_dry_run)
     if is_now:
         done = keeper.collect_garbage(grace=timedelta(0), is_dry_run=is_dry_run)
@@ -104,6 +112,7 @@ def collect_garbage(
         done = keeper.collect_garbage(grace=grace, is_dry_run=is_dry_run)
     if not is_dry_run:
         opened.publish_views()
+    done += seen
     counts = _plain_counts({**asdict(done), "num_late_rows": sum(late.num_rows.values())})
     return _noted(opened, Kept(action="gc", lake=lake, is_dry_run=is_dry_run, counts=counts))
 
@@ -128,6 +137,7 @@ def delete_video(
         removed = keeper.delete_video(video_id, reason=reason, is_dry_run=is_dry_run)
         counts = {"deleted": int(removed.is_new), **removed.num_rows}
         counts["sources_blanked"] = removed.num_sources_blanked
+        counts["visual_tokens"] = removed.num_visual_tokens
         if is_purge and not is_dry_run:
             counts["table_files_purged"] = keeper.purge_table_files()
     if not is_dry_run:

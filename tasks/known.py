@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from configs.schema import SegmentConfig
 from storage.lake import Lake
-from storage.lookups import KnownVideo, Span
+from storage.lookups import KnownVideo, Span, VideoFacts, video_facts
 from storage.manifest import Source
 from storage.schemas import Row
 from video2lora_core.segments import Segment, tile
@@ -39,6 +39,8 @@ class Known:
     """By video_id: adapters that the video's largest composition lacks."""
     deleted: set[str]
     """Videos that were deleted and stay so."""
+    elsewhere: dict[str, VideoFacts]
+    """By video_id: what other recipes found out about videos that this one has not met."""
 
     def done_spans(self, video_id: str) -> set[Span]:
         """Return the spans of a video that need no more work."""
@@ -83,6 +85,7 @@ def look_up(lake: Lake, sources: Sequence[Source], *, recipe_id: str, run_id: st
         met=_met(lake, recipe_id),
         num_uncomposed=_uncomposed(lake, recipe_id, video_ids),
         deleted=lake.deleted_videos(),
+        elsewhere={} if retried is not None else _met_elsewhere(lake, videos.values()),
     )
 
 
@@ -113,6 +116,11 @@ def _met_anew(
         source_id: replace(video, duration_us=None) if source_id in forgotten else video
         for source_id, video in videos.items()
     }
+
+
+def _met_elsewhere(lake: Lake, videos: Iterable[KnownVideo]) -> dict[str, VideoFacts]:
+    unmet = {video.video_id for video in videos if video.duration_us is None}
+    return video_facts(lake.catalog, unmet) if unmet else {}
 
 
 def _met(lake: Lake, recipe_id: str) -> frozenset[str]:

@@ -6,7 +6,9 @@ Only what the catalog does not know is read. Whatever is wrong with a file becom
 from dataclasses import dataclass
 
 from configs.schema import SegmentConfig
+from storage.lookups import VideoFacts
 from storage.manifest import Source
+from tasks.kept_tokens import KeptTokens
 from tasks.known import Known, plan_segments
 from tasks.source_file import SourceFile
 from tasks.stopwatch import Stopwatch
@@ -51,7 +53,7 @@ class MetVideo:
     """None where the file could not be read."""
     duration_us: int | None
     """None where it is rejected."""
-    probe: VideoProbe | None
+    probe: VideoProbe | VideoFacts | None
     """None where the catalog knew the video already, or it is rejected."""
     segments: tuple[Segment, ...]
     """What tiles the video; empty where it is rejected."""
@@ -64,9 +66,18 @@ class MetVideo:
 
 
 def meet_video(
-    file: SourceFile, known: Known, rule: SegmentConfig, reader: VideoReader, *, watch: Stopwatch
+    file: SourceFile,
+    known: Known,
+    rule: SegmentConfig,
+    reader: VideoReader,
+    *,
+    watch: Stopwatch,
+    tokens: KeptTokens | None = None,
 ) -> MetVideo:
-    """Find out what a source is, reading no more than the catalog leaves open."""
+    """Find out what a source is, reading no more than the catalog leaves open.
+
+    A video that another recipe has met is not opened where `tokens` has all its segments.
+    """
     source = file.source
     earlier = known.rejected.get(source.source_id)
     if earlier is not None:
@@ -84,6 +95,10 @@ def meet_video(
             is_read=False,
             is_new=False,
         )
+    if video is not None and tokens is not None:
+        facts = known.elsewhere.get(video.video_id)
+        if facts is not None and tokens.covers(video.video_id, facts.duration_us, rule):
+            return _met(source, video.video_id, facts, rule, is_read=False)
     return _read(file, video.video_id if video else None, rule, reader, watch=watch)
 
 
@@ -104,10 +119,22 @@ def _read(
         reject = Reject(reason=error.reason, detail=error.detail)
         found_id = video_id or error.video_id
         return _rejected(file.source, found_id, reject, is_read=is_read, is_new=True)
-    found = facts.probe
+    found_id = video_id or facts.video_id
+    assert found_id is not None
+    return _met(file.source, found_id, facts.probe, rule, is_read=is_read)
+
+
+def _met(
+    source: Source,
+    video_id: str,
+    found: VideoProbe | VideoFacts,
+    rule: SegmentConfig,
+    *,
+    is_read: bool,
+) -> MetVideo:
     return MetVideo(
-        source=file.source,
-        video_id=video_id or facts.video_id,
+        source=source,
+        video_id=video_id,
         duration_us=found.duration_us,
         probe=found,
         segments=plan_segments(found.duration_us, rule),

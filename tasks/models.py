@@ -1,12 +1,14 @@
 """A configured model: what it is (hashes of its files), and itself, loaded once per process."""
 
 import functools
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import SmolVLMConfig
 
 from configs.schema import ModelConfig
 from video2lora_core.adapter import Factors
@@ -25,7 +27,7 @@ from video2lora_core.model_files import find_files, find_tokenizer
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout
 from video2lora_core.random_model import RandomModel
-from video2lora_core.vlm import Vlm, load_vlm
+from video2lora_core.vlm import Vlm, image_tokens_per_frame, load_vlm
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,14 @@ def random_model(config: ModelConfig) -> RandomModel | None:
     architecture = Path(vlm.architecture or Path(vlm.path or "") / "config.json")
     tokenizer = find_tokenizer(vlm.path or vlm.hub_id or "", vlm.revision)
     return RandomModel(architecture=architecture, seed=config.random_seed, tokenizer=tokenizer)
+
+
+def visual_token_shape(config: ModelConfig) -> tuple[int, int]:
+    """Return how many visual tokens a frame becomes and how wide each is, from files alone."""
+    drawn = random_model(config)
+    path = drawn.architecture if drawn else require_model(config) / "config.json"
+    shape = SmolVLMConfig(**json.loads(path.read_text(encoding="utf-8")))
+    return image_tokens_per_frame(shape), int(shape.text_config.hidden_size)
 
 
 def require_model(config: ModelConfig) -> Path:

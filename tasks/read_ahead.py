@@ -2,7 +2,8 @@
 
 Sources are taken in plan order and decoded side by side; what is decoded is taken in any order,
 so a slow video holds nobody up. Pixels wait in one queue of at most `capacity` segments, and each
-reader holds two more: the one it handed over last and the one it works on.
+reader holds two more: the one it handed over last and the one it works on. Segments whose visual
+tokens are kept go the same way in the same order, without being decoded (video_segments.py).
 
 Why this cannot get stuck. Say that everything waits, and take the oldest open unit.
 * Not all of it is numbered: then no segment beyond it is, so no reader waits for the unit to be
@@ -20,6 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from tasks.crew import Crew
+from tasks.kept_tokens import KeptTokens
 from tasks.known import Known
 from tasks.measures import level
 from tasks.meet_video import MetVideo, Reject, meet_video
@@ -30,9 +32,8 @@ from tasks.shard_plan import ShardPlan
 from tasks.source_file import SourceFile
 from tasks.stopwatch import Stopwatch
 from tasks.video_reader import VideoReader
+from tasks.video_segments import VideoSegments
 from tasks.work_stream import Decoded, Slot
-from video2lora_core.errors import VideoError
-from video2lora_core.frames import SegmentFrames, SegmentReject
 
 ROLE: Final = "reader"
 
@@ -53,8 +54,9 @@ class ReadAhead:
         scratch: Scratch,
         watch: Stopwatch,
         capacity: int,
+        tokens: KeptTokens | None = None,
     ) -> None:
-        """Open nothing yet; `capacity` is how many segments' frames may wait."""
+        """Open nothing yet; `capacity` is how many segments' frames or visual tokens may wait."""
         self._crew = crew
         self._plan = plan
         self._known = known
@@ -63,11 +65,13 @@ class ReadAhead:
         self._scratch = scratch
         self._watch = watch
         self._capacity = capacity
+        self._tokens = tokens
         self._num_taken = 0
         self._queue: deque[Event] = deque()
         self._num_waiting = 0  # of what is in the queue, the segments: only they are large
         self.num_files_read = 0
         self.num_files_decoded = 0
+        self.num_segments_recalled = 0
 
     def start(self, readers: Sequence[VideoReader]) -> None:
         """Give every reader a thread."""
@@ -115,12 +119,18 @@ class ReadAhead:
     def _read(self, order: int, reader: VideoReader) -> None:
         source = self._plan.sources[order]
         with SourceFile(source, self._scratch.place(order), watch=self._watch) as file:
-            video = meet_video(file, self._known, self._plan.rule, reader, watch=self._watch)
+            video = meet_video(
+                file,
+                self._known,
+                self._plan.rule,
+                reader,
+                watch=self._watch,
+                tokens=self._tokens,
+            )
             todo = self._numbering.number(order, video)
             with self._crew.changing():
                 self.num_files_read += video.is_read
-                self.num_files_decoded += bool(todo)
-            for decoded in self._decoded(file, todo, reader):
+            for decoded in self._watched(file, todo, reader):
                 self._put(decoded)
         self._put(video)
 
@@ -132,33 +142,33 @@ class ReadAhead:
             self._num_waiting += _has_frames(event)
             level("queue", self._num_waiting, label="frames")
 
-    def _decoded(
+    def _watched(
         self, file: SourceFile, todo: Sequence[Slot], reader: VideoReader
     ) -> Iterator[Decoded]:
-        """Decode; whatever goes wrong with the file becomes the reject of all that is left."""
-        outcomes = _without_errors(file, todo, reader)
+        segments = VideoSegments(file, todo, reader, tokens=self._tokens)
         for slot in todo:
             self._crew.wait_for(lambda index=slot.index: self._units.is_near(index))  # type: ignore[misc]
-            with self._watch.measure("decode") as spent:
-                outcome = next(outcomes)
-            yield Decoded(slot=slot, outcome=outcome, decode_s=spent())
+            yield self._recalled(segments, slot) or self._decoded(segments, slot)
+
+    def _recalled(self, segments: VideoSegments, slot: Slot) -> Decoded | None:
+        if self._tokens is None:
+            return None
+        with self._watch.measure("recall"):
+            seen = segments.seen(slot)
+        if seen is None:
+            return None
+        with self._crew.changing():
+            self.num_segments_recalled += 1
+        return Decoded(slot=slot, outcome=seen, decode_s=0.0)
+
+    def _decoded(self, segments: VideoSegments, slot: Slot) -> Decoded:
+        if not segments.is_opened:
+            with self._crew.changing():
+                self.num_files_decoded += 1
+        with self._watch.measure("decode") as spent:
+            outcome = segments.decoded(slot)
+        return Decoded(slot=slot, outcome=outcome, decode_s=spent())
 
 
 def _has_frames(event: Event) -> bool:
-    return isinstance(event, Decoded) and isinstance(event.outcome, SegmentFrames)
-
-
-def _without_errors(
-    file: SourceFile, todo: Sequence[Slot], reader: VideoReader
-) -> Iterator[SegmentFrames | Reject]:
-    try:
-        for outcome in reader.decode(file.path(), [slot.segment for slot in todo]):
-            if isinstance(outcome, SegmentReject):
-                yield Reject(reason=outcome.reason, detail=outcome.detail)
-            else:
-                yield outcome
-    except VideoError as error:
-        reject = Reject(reason=error.reason, detail=error.detail)
-        while True:
-            yield reject
-    raise AssertionError("a reader must yield every segment")
+    return isinstance(event, Decoded) and not isinstance(event.outcome, Reject)

@@ -58,6 +58,7 @@ def close_shard(
         "num_model_loads": done.num_model_loads,
         "num_files_read": done.num_files_read,
         "num_files_decoded": done.num_files_decoded,
+        "num_segments_recalled": done.num_segments_recalled,
         "seconds": {name: round(spent, 3) for name, spent in sorted(done.seconds.items())},
     }
     row = {
@@ -93,6 +94,7 @@ def closed_work(lake: str, run_id: str) -> ShardSummary:
             num_files_read=said["num_files_read"],
             num_files_decoded=said["num_files_decoded"],
             num_segments=row["num_segments"],
+            num_segments_recalled=said.get("num_segments_recalled", 0),  # older rows have none
             num_rejects=row["num_rejects"],
             num_model_loads=said["num_model_loads"],
             seconds=said["seconds"],

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tasks.crew import GRACE_S, Crew
 from tasks.device_work import DeviceWork, MakeAdapters
+from tasks.kept_tokens import KeptTokens
 from tasks.known import Known
 from tasks.open_units import OpenUnits
 from tasks.read_ahead import ReadAhead
@@ -32,6 +33,7 @@ def do_shard(
     lake: UnitLake,
     watch: Stopwatch,
     scratch_bytes: int,
+    tokens: KeptTokens | None = None,
     grace_s: float = GRACE_S,
 ) -> ShardSummary:
     """Do what of the shard is not done; return when every unit is committed.
@@ -47,6 +49,7 @@ def do_shard(
         lake: written by the committing thread; not the one that `known` asks.
         watch: takes the seconds of every stage.
         scratch_bytes: room for copies of remote videos.
+        tokens: where visual tokens are kept; None neither reads nor writes any.
         grace_s: how long to wait for threads that end.
     """
     with terminable(), Crew(grace_s=grace_s) as crew:
@@ -54,9 +57,18 @@ def do_shard(
         scratch = Scratch(crew, limit_bytes=scratch_bytes)
         capacity = plan.batch_segments  # the next batch gathers while the device has one
         reading = ReadAhead(
-            crew, plan, known=known, units=units, scratch=scratch, watch=watch, capacity=capacity
+            crew,
+            plan,
+            known=known,
+            units=units,
+            scratch=scratch,
+            watch=watch,
+            capacity=capacity,
+            tokens=tokens,
         )
-        writing = WriteBehind(crew, plan, lake=lake, units=units, watch=watch, capacity=capacity)
+        writing = WriteBehind(
+            crew, plan, lake=lake, units=units, watch=watch, capacity=capacity, tokens=tokens
+        )
         device = DeviceWork(
             reading, writing, make_adapters, batch_segments=plan.batch_segments, watch=watch
         )
@@ -68,14 +80,27 @@ def do_shard(
         finally:
             crew.end()
             scratch.close()
+    return _summary(plan, reading, device, writing, num_units=units.num_units, watch=watch)
+
+
+def _summary(
+    plan: ShardPlan,
+    reading: ReadAhead,
+    device: DeviceWork,
+    writing: WriteBehind,
+    *,
+    num_units: int,
+    watch: Stopwatch,
+) -> ShardSummary:
     return ShardSummary(
         num_videos=len(plan.sources),
         num_files_read=reading.num_files_read,
         num_files_decoded=reading.num_files_decoded,
         num_segments=device.num_segments,
+        num_segments_recalled=reading.num_segments_recalled,
         num_rejects=writing.num_rejects,
         num_units=writing.num_units,
-        num_planned_units=units.num_units,
+        num_planned_units=num_units,
         seconds=watch.seconds,
         wall_s=watch.wall_s,
     )

@@ -35,6 +35,8 @@ class ShardSummary:
     """Files a decoder was opened on."""
     num_segments: int = 0
     """Segments internalized in this attempt: model work."""
+    num_segments_recalled: int = 0
+    """Segments whose visual tokens were there: neither decoded nor looked at."""
     num_rejects: int = 0
     """Rejects written in this attempt."""
     num_units: int = 0
@@ -47,8 +49,8 @@ class ShardSummary:
     """How often the model was loaded: once, or never where there was nothing for it."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Busy time per kind of work, threads added up: load (the model), fetch (copies of remote
-    files), read (hash and probe), decode, device, store, commit, compose; and wait, the time that
-    the device was without frames."""
+    files), read (hash and probe), recall (kept visual tokens), decode, device, store, commit,
+    compose; and wait, the time that the device was without frames."""
     wall_s: float = 0.0
     """Wall time of the steps."""
 
@@ -61,6 +63,7 @@ class ShardSummary:
             num_files_read=self.num_files_read + other.num_files_read,
             num_files_decoded=self.num_files_decoded + other.num_files_decoded,
             num_segments=self.num_segments + other.num_segments,
+            num_segments_recalled=self.num_segments_recalled + other.num_segments_recalled,
             num_rejects=self.num_rejects + other.num_rejects,
             num_units=self.num_units + other.num_units,
             num_planned_units=self.num_planned_units + other.num_planned_units,

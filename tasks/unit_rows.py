@@ -18,7 +18,6 @@ from tasks.meet_video import MetVideo, Reject
 from tasks.recipe import Recipe
 from tasks.work_stream import Decoded, Slot
 from video2lora_core.errors import Reason
-from video2lora_core.frames import SegmentFrames
 
 CODE_VERSION = version("video2lora")
 _UNCOMMITTED = Reject(
@@ -184,7 +183,7 @@ def _video_row(video: MetVideo) -> Row:
 
 def _without_pixels(decoded: Decoded) -> _Segment:
     frames: Row = {}
-    if isinstance(decoded.outcome, SegmentFrames):
+    if not isinstance(decoded.outcome, Reject):
         frames = {
             "frame_times_us": list(decoded.outcome.times_us),
             "num_frames": len(decoded.outcome.times_us),

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from tasks.meet_video import MetVideo, Reject
 from video2lora_core.frames import SegmentFrames
 from video2lora_core.segments import Segment
+from video2lora_core.visual_tokens import SeenSegment
+
+Watched = SegmentFrames | SeenSegment
+"""A segment that the device can take: its frames, or what the model saw in them before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +26,9 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """A segment's frames, or why there are none."""
+    """A segment's frames or visual tokens, or why there are none."""
 
     slot: Slot
-    outcome: SegmentFrames | Reject
+    outcome: Watched | Reject
     decode_s: float
+    """Zero where the visual tokens were there."""

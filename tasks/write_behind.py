@@ -14,12 +14,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from storage.commit import Outcome, UnitRows
 from storage.schemas import Row
 from tasks.crew import Crew
 from tasks.internalize_batch import MadeAdapter
+from tasks.kept_tokens import KeptTokens
 from tasks.measures import count, level
 from tasks.meet_video import Reject
 from tasks.open_units import OpenUnits
@@ -67,15 +69,17 @@ class WriteBehind:
         units: OpenUnits,
         watch: Stopwatch,
         capacity: int,
+        tokens: KeptTokens | None = None,
     ) -> None:
-        """Write to `lake`, whose catalog nobody else uses meanwhile."""
+        """Write to `lake`, whose catalog nobody else uses meanwhile, and to `tokens`."""
         self._crew = crew
         self._plan = plan
         self._lake = lake
         self._units = units
         self._watch = watch
         self._capacity = capacity
-        self._queue: deque[tuple[int, dict[str, Any], bytes]] = deque()
+        self._tokens = tokens
+        self._queue: deque[_Waiting] = deque()
         self._num_storing = 0
         self._has_failed = False
         self._last_commit_s = time.perf_counter()
@@ -101,7 +105,7 @@ class WriteBehind:
         with self._crew.changing():
             self._crew.wait_for(lambda: len(self._queue) < self._capacity)
             self._units.draft(unit).add_adapter(decoded, row)
-            self._queue.append((unit, row, outcome.data))
+            self._queue.append(_Waiting(unit=unit, row=row, made=outcome))
             level("queue", len(self._queue), label="adapters")
 
     def finish(self) -> None:
@@ -110,15 +114,17 @@ class WriteBehind:
 
     def _store_adapters(self) -> None:
         while (item := self._next_adapter()) is not None:
-            unit, row, data = item
             with self._noting_failure(), self._watch.measure("store"):
-                row["adapter_sha256"] = self._lake.adapters.put(data)
-                count("adapter_bytes", len(data))
+                # Tokens first: an adapter that is committed has its own, unless they failed.
+                if self._tokens is not None and item.made.seen is not None:
+                    self._tokens.put(item.row["video_id"], item.made.seen)
+                item.row["adapter_sha256"] = self._lake.adapters.put(item.made.data)
+                count("adapter_bytes", len(item.made.data))
             with self._crew.changing():
                 self._num_storing -= 1
-                self._units.draft(unit).num_waiting -= 1
+                self._units.draft(item.unit).num_waiting -= 1
 
-    def _next_adapter(self) -> tuple[int, dict[str, Any], bytes] | None:
+    def _next_adapter(self) -> "_Waiting | None":
         with self._crew.changing():
             self._crew.wait_for(
                 lambda: bool(self._queue) or self._crew.is_stopped, through_stop=True
@@ -173,3 +179,12 @@ class WriteBehind:
             with self._crew.changing():
                 self._has_failed = True
             raise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Waiting:
+    """An adapter that waits to be stored."""
+
+    unit: int
+    row: dict[str, Any]
+    made: MadeAdapter

@@ -79,8 +79,44 @@ def embed(
 ) -> Float[Tensor, "segment token d_model"]:
     """Embed prompts and put the frames' visual tokens where their image tokens stand."""
     check_frames(vlm, pixels, input_ids)
+    return place(vlm, input_ids.to(vlm.device), look_at(vlm, pixels).flatten(0, 1))
+
+
+def look_at(
+    vlm: Vlm, pixels: UInt8[Tensor, "segment frame channel height width"]
+) -> Float[Tensor, "segment frame patch d_model"]:
+    """Turn segments' frames into visual tokens (here: patches), on the model's device.
+
+    Raises:
+        ModelMismatchError: the frames have another size.
+    """
+    _check_size(vlm, pixels)
     pixel_values = normalise(pixels.to(vlm.device).flatten(0, 1), dtype=vlm.dtype)
-    return place(vlm, input_ids.to(vlm.device), look(vlm, pixel_values))
+    visual_tokens: Tensor = look(vlm, pixel_values).unflatten(0, pixels.shape[:2])
+    return visual_tokens
+
+
+def embed_seen(
+    vlm: Vlm,
+    *,
+    visual_tokens: Float[Tensor, "segment frame patch d_model"],
+    input_ids: Int[Tensor, "segment token"],
+) -> Float[Tensor, "segment token d_model"]:
+    """Embed prompts and put visual tokens that are there already where their image tokens stand.
+
+    Raises:
+        ModelMismatchError: the visual tokens are not of this model's shape and type.
+        PromptError: a row's image tokens do not match its frames.
+    """
+    _, num_frames, *found = visual_tokens.shape
+    expected = [vlm.image_tokens_per_frame, vlm.d_model]
+    if found != expected or visual_tokens.dtype != vlm.dtype:
+        raise ModelMismatchError(
+            f"features: a frame's visual tokens are {found} of {visual_tokens.dtype} (expected "
+            f"{expected} of {vlm.dtype}); take those that this model made"
+        )
+    _check_places(vlm, num_frames, input_ids)
+    return place(vlm, input_ids.to(vlm.device), visual_tokens.flatten(0, 1).to(vlm.device))
 
 
 def look(
@@ -142,20 +178,8 @@ def check_frames(
     input_ids: Int[Tensor, "segment token"],
 ) -> None:
     """Refuse frames of another size, and prompts that do not hold exactly their frames."""
-    num_frames, size_px = pixels.shape[1], vlm.pixel_spec.size_px
-    if pixels.shape[3:] != (size_px, size_px):
-        raise ModelMismatchError(
-            f"features: frames are {tuple(pixels.shape[3:])} px (expected {size_px} x {size_px}); "
-            "prepare them with the VLM's pixel spec"
-        )
-    # Rows are scattered as one run: a surplus in one row would take the next row's frames.
-    counts = (input_ids == vlm.image_token_id).sum(dim=1).tolist()
-    expected = num_frames * vlm.image_tokens_per_frame
-    if any(count != expected for count in counts):
-        raise PromptError(
-            f"features: prompts hold {counts} image tokens (expected {expected} each: {num_frames} "
-            f"frames of {vlm.image_tokens_per_frame}); build them with internalization_ids"
-        )
+    _check_size(vlm, pixels)
+    _check_places(vlm, pixels.shape[1], input_ids)
 
 
 def refuse_adapted(vlm: Vlm) -> None:
@@ -191,4 +215,24 @@ def _check_layers(vlm: Vlm, layers: Sequence[int]) -> None:
             f"features: layers go from {layers[0]} to {layers[-1]} (expected 0 to "
             f"{vlm.num_layers - 1}, the decoder blocks of {vlm.name}); use the VLM that the "
             "hypernetwork was trained for"
+        )
+
+
+def _check_size(vlm: Vlm, pixels: Tensor) -> None:
+    size_px = vlm.pixel_spec.size_px
+    if pixels.shape[3:] != (size_px, size_px):
+        raise ModelMismatchError(
+            f"features: frames are {tuple(pixels.shape[3:])} px (expected {size_px} x {size_px}); "
+            "prepare them with the VLM's pixel spec"
+        )
+
+
+def _check_places(vlm: Vlm, num_frames: int, input_ids: Int[Tensor, "segment token"]) -> None:
+    # Rows are scattered as one run: a surplus in one row would take the next row's frames.
+    counts = (input_ids == vlm.image_token_id).sum(dim=1).tolist()
+    expected = num_frames * vlm.image_tokens_per_frame
+    if any(count != expected for count in counts):
+        raise PromptError(
+            f"features: prompts hold {counts} image tokens (expected {expected} each: {num_frames} "
+            f"frames of {vlm.image_tokens_per_frame}); build them with internalization_ids"
         )

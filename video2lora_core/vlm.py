@@ -150,7 +150,7 @@ def make_vlm(
         tokenizer=tokenizer,
         layout=layout,
         pixel_spec=pixel_spec,
-        image_tokens_per_frame=_image_tokens_per_frame(model.config),
+        image_tokens_per_frame=image_tokens_per_frame(model.config),
         weights_sha256=weights_sha256,
         tokenizer_sha256=tokenizer_sha256,
         processor_sha256=processor_sha256(pixel_spec, layout),
@@ -291,7 +291,8 @@ def _smolvlm2_pixels(config: SmolVLMConfig) -> PixelSpec:
     )
 
 
-def _image_tokens_per_frame(config: SmolVLMConfig) -> int:
+def image_tokens_per_frame(config: SmolVLMConfig) -> int:
+    """Return how many visual tokens a frame becomes: the connector joins scale_factor^2 patches."""
     patches = config.vision_config.image_size // config.vision_config.patch_size
     return int((patches // config.scale_factor) ** 2)
 

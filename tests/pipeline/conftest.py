@@ -132,3 +132,9 @@ def run(corpus: Path, tmp_path: Path, model: str) -> Run:
         return internalize_corpus(InternalizeConfig(**{**values, **changed}), LocalEngine())
 
     return internalize
+
+
+@pytest.fixture
+def keep(run: Run) -> Run:
+    """Like `run`, into a lake that keeps visual tokens."""
+    return lambda **changed: run(keep_visual_tokens=True, **changed)

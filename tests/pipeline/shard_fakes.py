@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from configs.schema import SegmentConfig
 from storage.commit import Outcome
 from storage.lookups import Span
 from storage.manifest import Source
 from tasks.internalize_batch import MadeAdapter
+from tasks.kept_tokens import KeptTokens
 from tasks.meet_video import Reject
 from tasks.shard_plan import ShardPlan
 from tasks.shard_work import do_shard
 from tasks.stopwatch import Stopwatch
 from tasks.summary import ShardSummary
 from tasks.video_reader import FileFacts
+from tasks.work_stream import Watched
 from video2lora_core.errors import Reason, VideoError
 from video2lora_core.frames import SegmentFrames, SegmentReject, VideoProbe
 from video2lora_core.segments import Segment
+from video2lora_core.visual_tokens import SeenSegment, seen_segment
 
 SEGMENT_US = 1_000_000
 RULE = SegmentConfig(segment_s=1.0, min_tail_s=0.0, num_frames=1)
@@ -99,6 +103,7 @@ class World:
         self.most_pixels = 0
         self.batches: list[int] = []
         self.lock = threading.Lock()
+        self.tokens: KeptTokens | None = None
 
     def expected(self) -> dict[tuple[str, int], tuple[int, str]]:
         """Map each segment to do, (video_id, start_us), to its unit and its outcome."""
@@ -147,6 +152,7 @@ class World:
             lake=self.lake,
             watch=Stopwatch(),
             scratch_bytes=1,
+            tokens=self.tokens,
             grace_s=grace_s,
         )
 
@@ -168,13 +174,18 @@ class World:
             num_corrupt_frames=0,
         )
 
-    def _make_adapters(self, batch: Sequence[SegmentFrames]) -> list[MadeAdapter | Reject]:
+    def _make_adapters(self, batch: Sequence[Watched]) -> list[MadeAdapter | Reject]:
         self.device.call()
         self.batches.append(len(batch))
         return [
-            MadeAdapter(data=str(id(frames)).encode(), columns={"device_s": 0.0})
-            for frames in batch
+            MadeAdapter(data=str(id(given)).encode(), columns={"device_s": 0.0}, seen=_seen(given))
+            for given in batch
         ]
+
+
+def _seen(given: Watched) -> SeenSegment | None:
+    is_new = isinstance(given, SegmentFrames)
+    return seen_segment(given, torch.zeros(1, 1, 1)) if is_new else None
 
 
 class FakeKnown:
@@ -183,6 +194,7 @@ class FakeKnown:
     def __init__(self, films: Sequence[Film]) -> None:
         self.videos: dict[str, Any] = {}
         self.rejected: dict[str, Any] = {}
+        self.elsewhere: dict[str, Any] = {}
         self.deleted: set[str] = set()
         self._done: dict[str, set[Span]] = {}
         for film in films:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from configs.load import load_model_config
 from configs.schema import InternalizeConfig
 from tasks.dry_run import DryRun, dry_run
+from tasks.models import visual_token_shape
 from tasks.summary import RunSummary
 
 Run = Callable[..., RunSummary]
@@ -140,3 +143,24 @@ def test_the_commands_show_the_same_figures_and_run_the_same_flow(
 def dry_run_of(tmp_path: Path, model: str) -> DryRun:
     lake = str(tmp_path / "lake")
     return dry_run(InternalizeConfig(corpus="catalog:videos", lake=lake, model=model))
+
+
+def test_the_bytes_of_visual_tokens_to_keep_are_those_that_a_run_writes(
+    ask: Ask, keep: Run, corpus: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "corpus.csv"
+    manifest.write_text("uri,duration\nvideos/short.mp4,6\n")
+    assert ask(corpus=str(manifest)).visual_token_bytes is None
+    found = ask(corpus=str(manifest), keep_visual_tokens=True)
+    keep(corpus=str(manifest))
+    files = (tmp_path / "lake" / "visual_tokens").rglob("*.safetensors")
+    written = [load_file(path)["visual_tokens"].nbytes for path in files]
+    assert len(written) == found.num_segments == 2
+    assert sum(written) == found.visual_token_bytes
+
+
+def test_a_segment_of_the_500m_takes_a_megabyte_and_a_half_of_visual_tokens() -> None:
+    config = load_model_config("smolvlm2-500m", random_weights=True)
+    num_tokens, d_model = visual_token_shape(config)
+    assert (num_tokens, d_model, config.vlm.dtype) == (64, 960, "bfloat16")
+    assert config.segments.num_frames * num_tokens * d_model * 2 == 1_474_560

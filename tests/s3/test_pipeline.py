@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from flows.api import open_lake
+from storage.keeper import Keeper
 from storage.lake import Lake
 from storage.remote import file_system
+from tasks import source_file
 from tests.s3.checks import check_whole
 
 NUM_SEGMENTS = 5
@@ -52,3 +54,24 @@ def test_a_lake_on_s3_is_queried_and_asked_without_a_download(
     sha256s = [row["adapter_sha256"] for row in lake.pick("short.mp4").rows]
     assert len(sha256s) == 2
     assert lake.compose(sha256s) is not None
+
+
+def test_a_run_with_another_dtype_takes_kept_visual_tokens_and_fetches_no_video(
+    run: Callable[..., Any], lake_of: Callable[[], Lake], direct: Any, monkeypatch: Any
+) -> None:
+    first = run(keep_visual_tokens=True)
+    assert (first.shards.num_segments, first.shards.num_segments_recalled) == (NUM_SEGMENTS, 0)
+    fetched: list[str] = []
+    fetch = source_file.fetch
+
+    def fetch_noted(uri: str, *rest: Any, **options: Any) -> None:
+        fetched.append(uri.rpartition("/")[2])
+        fetch(uri, *rest, **options)
+
+    monkeypatch.setattr(source_file, "fetch", fetch_noted)
+    second = run(keep_visual_tokens=True, stored_dtype="float32")
+    assert second.shards.num_segments_recalled == second.shards.num_segments == NUM_SEGMENTS
+    assert (second.shards.num_files_decoded, fetched) == (0, ["bad.mp4"])
+    video_id = lake_of().resolve_video("short.mp4")
+    assert Keeper(lake_of()).verify().counts["visual_tokens"] == NUM_SEGMENTS
+    assert Keeper(lake_of()).delete_video(video_id).num_visual_tokens == 2
