@@ -25,6 +25,7 @@ BEYOND_SIGHT: Final = frozenset(
         "segment_us",  # a segment's span is in its file's name
         "min_tail_us",
         "stored_dtype",
+        "perceiver_dtype",
         "approximations.top_ranks",
     }
 )
