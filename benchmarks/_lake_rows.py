@@ -46,6 +46,7 @@ _NUMBERED: Mapping[str, Callable[[int], str]] = {
     "composition_id": lambda n: sha256_hex(f"composition {n}".encode()),
     "source_id": lambda n: sha256_hex(_uri(n).encode()),
     "uri": _uri,
+    "corpus": lambda n: f"corpus {n % NUM_CORPORA}",
 }
 
 
@@ -76,7 +77,7 @@ def _rows_of_video(number: int, file: str) -> Mapping[str, Row]:
     origin = {"composition_id": made["composition_id"], "checkpoint_sha256": "c" * 64}
     return {
         "adapters": span | key | times_us | _adapter_columns(file),
-        "sources": source | {"corpus": f"corpus {number % NUM_CORPORA}"},
+        "sources": source | {"corpus": made["corpus"]},
         "videos": source | {"duration_us": SEGMENT_US, "num_segments": 1},
         "segments": span | key | times_us | done,
         "compositions": span | parents | origin | {"rank": 16, "relative_error": 0.0},

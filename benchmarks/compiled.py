@@ -1,4 +1,4 @@
-"""Would torch.compile pay? Eager against compiled, from pixels on the device to factors.
+"""Would torch.compile pay on a CPU? Eager against compiled, from pixels to factors.
 
     .venv/bin/python -m benchmarks.compiled --pairs 5
 
@@ -58,7 +58,8 @@ class Size:
 
 def small_size(num_segments: int = 16) -> Size:
     config = load_model_config("tiny")
-    loaded = load_model(config)
+    on_cpu = config.vlm.model_copy(update={"device": "cpu"})
+    loaded = load_model(config.model_copy(update={"vlm": on_cpu}))
     return Size(
         name=f"embedded default, {num_segments} segments",
         model=BenchModel(vlm=loaded.vlm, hypernetwork=loaded.hypernetwork),
