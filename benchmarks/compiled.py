@@ -1,4 +1,4 @@
-"""Would torch.compile pay on a CPU? Eager against compiled, from pixels to factors.
+"""Would torch.compile pay? Eager against compiled, from pixels to factors.
 
     .venv/bin/python -m benchmarks.compiled --pairs 5
 
@@ -9,13 +9,15 @@ from an empty cache, by one compiler at a time; what that costs (CPU seconds, th
 included) is divided by what a batch gains: so many batches of one shape until it has paid.
 
 Outputs must agree to 1e-5 in float32. A size that cannot be compiled as a whole is reported with
-torch's first line and not timed. No bar: the figures decide (docs/decisions.md).
+torch's first line and not timed. No bar: the figures decide (docs/decisions.md). `--device cuda`
+takes the device's seconds for batches; compiling stays the CPU's.
 """
 
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +27,10 @@ import torch._inductor.config
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks._pairs import TOLERANCE, surroundings
+from benchmarks._pairs import TOLERANCE, seconds_of, surroundings
 from benchmarks._question_room import slice_of_500m
 from benchmarks._sizes import BenchModel, random_full_width
-from benchmarks._turns import Line, Way, lines, turns_table
+from benchmarks._turns import Line, compared, turns_table
 from benchmarks._verdict import finish, make_parser
 from configs.load import load_model_config
 from tasks.models import load_model
@@ -56,10 +58,10 @@ class Size:
     """Calls in one timing."""
 
 
-def small_size(num_segments: int = 16) -> Size:
+def small_size(num_segments: int = 16, *, device: str = "cpu") -> Size:
     config = load_model_config("tiny")
-    on_cpu = config.vlm.model_copy(update={"device": "cpu"})
-    loaded = load_model(config.model_copy(update={"vlm": on_cpu}))
+    there = config.vlm.model_copy(update={"device": device})
+    loaded = load_model(config.model_copy(update={"vlm": there}))
     return Size(
         name=f"embedded default, {num_segments} segments",
         model=BenchModel(vlm=loaded.vlm, hypernetwork=loaded.hypernetwork),
@@ -70,9 +72,10 @@ def small_size(num_segments: int = 16) -> Size:
     )
 
 
-def slice_size(num_layers: int = 2) -> Size:
+def slice_size(num_layers: int = 2, *, device: str = "cpu") -> Size:
     vlm = slice_of_500m(num_layers=num_layers, num_videos=1).vlm
-    hypernetwork = random_full_width("smolvlm2-500m", num_layers=num_layers)
+    vlm.model.to(device)
+    hypernetwork = random_full_width("smolvlm2-500m", num_layers=num_layers).to(device)
     return Size(
         name=f"500M, {num_layers} layers of both towers, 1 segment",
         model=BenchModel(vlm=vlm, hypernetwork=hypernetwork),
@@ -92,7 +95,8 @@ def batch_of(size: Size) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     shape = (size.num_segments, size.num_frames, 3, *edge)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return pixels, torch.tensor([ids] * size.num_segments)
+    input_ids = torch.tensor([ids] * size.num_segments)
+    return pixels.to(vlm.device), input_ids.to(vlm.device)
 
 
 def forward_of(size: Size) -> Callable[[Tensor, Tensor], Tensor]:
@@ -114,12 +118,14 @@ def cpu_s() -> float:
 def compiled_of(size: Size) -> tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Any]]:
     """Compile a size's forward and call it once; return it and what that took."""
     torch._dynamo.reset()
-    torch._inductor.config.compile_threads = 1  # in this process, whose seconds are counted
-    torch._inductor.config.force_disable_caches = True
     made = torch.compile(forward_of(size), fullgraph=True, dynamic=False)
     start_s, start_wall_s = cpu_s(), time.perf_counter()
+    # One thread: compiling happens in this process, whose seconds are counted.
+    alone = torch._inductor.config.patch(compile_threads=1, force_disable_caches=True)
     try:
-        made(*batch_of(size))
+        with alone, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that caches are off
+            made(*batch_of(size))
     except RuntimeError as error:  # Dynamo's, Inductor's and the C++ compiler's are all of it
         return made, {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
     return made, {
@@ -140,6 +146,20 @@ def shape_of(size: Size) -> dict[str, Any]:
     }
 
 
+def timed(
+    ways: Mapping[str, Callable[[], Tensor]], size: Size, *, num_pairs: int
+) -> dict[str, list[float]]:
+    """Time the ways in turns, by the device's own seconds where it is no CPU."""
+    device = str(size.model.vlm.device)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    order = list(ways.items())
+    for _ in range(num_pairs):
+        for name, run in order:
+            seconds[name].append(seconds_of(run, size.num_calls, device=device))
+        order.reverse()
+    return seconds
+
+
 def compare(size: Size, *, num_pairs: int) -> tuple[list[Line], dict[str, Any]]:
     """Compile a size, compare outputs, then time both forms in turns."""
     compiled, told = compiled_of(size)
@@ -151,29 +171,27 @@ def compare(size: Size, *, num_pairs: int) -> tuple[list[Line], dict[str, Any]]:
     if not deviation <= TOLERANCE:  # also when it is no number
         return [], told | {"failed": f"outputs differ by {deviation:.1e} of the largest"}
 
-    def repeated(run: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
-        def calls() -> None:
-            for _ in range(size.num_calls):
-                run(*batch)
-
-        return calls
-
-    ways: dict[str, tuple[Way, int]] = {
-        "eager": (repeated(eager), size.num_calls),
-        "compiled": (repeated(compiled), size.num_calls),
-    }
-    names = [("eager", "compiled")]
-    (line,) = lines(size.name, "pixels to factors", ways, names, num_pairs=num_pairs)
+    ways = {"eager": lambda: eager(*batch), "compiled": lambda: compiled(*batch)}
+    (line,) = compared(
+        size.name,
+        "pixels to factors",
+        timed(ways, size, num_pairs=num_pairs),
+        [("eager", "compiled")],
+    )
     gain = statistics.median(line.ratios) - 1
     paid = told["compile_cpu_s"] / (gain * line.fast_s) if gain > 0 else None
     return [line], told | {"deviation": deviation, "batches_until_paid": paid}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = make_parser("Time eager against compiled batches.", num_pairs=5).parse_args(arguments)
+    parser = make_parser("Time eager against compiled batches.", num_pairs=5)
+    parser.add_argument("--device", default="cpu", help="where the models are (default: cpu)")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     here = surroundings()
-    sizes = [small_size(num_segments=1)] if options.quick else [small_size(), slice_size()]
+    sizes = [small_size(1 if options.quick else 16, device=options.device)]
+    if not options.quick:
+        sizes.append(slice_size(device=options.device))
     made: list[Line] = []
     told: dict[str, Any] = {}
     with torch.no_grad():
