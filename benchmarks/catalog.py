@@ -3,11 +3,11 @@
     .venv/bin/python -m benchmarks.catalog --pairs 5
 
 Commits are the product's (`Lake.commit_unit`): a unit of 64 rows per table goes to an empty lake,
-to one with 400 earlier commits and to that one compacted, in turns; ten units a turn, because the
+to one with 250 earlier commits and to that one compacted, in turns; ten units a turn, because the
 log is summed up at every tenth commit. A shard's first unit is a line of its own: it reads the log,
 and looks for what dead runs have left.
 
-Queries are `Lake.query` over the views, on 1,000 rows, on 100,000 rows in 400 files and on the same
+Queries are `Lake.query` over the views, on 1,000 rows, on 100,000 rows in 250 files and on the same
 after `compact`. Beside each stands what anybody would write (`_catalog_questions.py`): one Parquet
 file per table with the same rows and a plain SELECT in a fresh DuckDB. Both must return the same
 rows. The views look for repeated rows and deleted videos; making them costs the same at any size.
@@ -61,7 +61,7 @@ class Sizes:
     """Rows of each of them, per table."""
 
 
-FULL = Sizes(num_commits=400, rows_a_commit=250, small_commits=16, small_rows_a_commit=64)
+FULL = Sizes(num_commits=250, rows_a_commit=400, small_commits=16, small_rows_a_commit=64)
 QUICK = Sizes(num_commits=4, rows_a_commit=8, small_commits=2, small_rows_a_commit=4)
 
 
