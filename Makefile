@@ -87,7 +87,9 @@ demo: setup
 
 bench: setup
 	$(BIN)/video2lora bench --out $(BENCH_OUT) $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks.page $(BENCH_OUT)
+	@case "$(BENCH_ARGS)" in \
+	*--quick*) echo "bench: small shapes; the page stays as it is" ;; \
+	*) $(BIN)/python -m benchmarks.page $(BENCH_OUT) ;; esac
 
 train: setup
 	$(BIN)/video2lora train --config $(TRAIN_CONFIG)

@@ -9,10 +9,13 @@ the same on every machine.
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+LIBRARIES = ("transformers", "av", "numpy", "pyarrow", "deltalake", "duckdb", "safetensors")
 TOLERANCE = 1e-5  # largest deviation, relative to the largest output, in float32
 
 
@@ -156,15 +160,28 @@ def table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def surroundings() -> dict[str, Any]:
-    """Say where and with what this process measures."""
+    """Say when, where and with what this process measures."""
     return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "video2lora": version("video2lora"),
+        "versions": {name: version(name) for name in LIBRARIES},
         "machine": platform.machine(),
+        "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "load_average": list(os.getloadavg()),
     }
+
+
+def _cpu_name() -> str:
+    """Return the processor's name where Linux tells it."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file():
+        return platform.processor()
+    lines = told.read_text(encoding="utf-8").splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")

@@ -63,7 +63,16 @@ def lines(
     num_pairs: int,
 ) -> list[Line]:
     """Time the ways in turns and compare those that are named (slow, fast)."""
-    found = in_turns(ways, num_pairs=num_pairs)
+    return compared(room, subject, in_turns(ways, num_pairs=num_pairs), pairs_of)
+
+
+def compared(
+    room: str,
+    subject: str,
+    found: Mapping[str, Sequence[float]],
+    pairs_of: Sequence[tuple[str, str]],
+) -> list[Line]:
+    """Compare what was timed in turns, pair by pair (slow, fast)."""
     return [
         Line(
             room=room,

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,9 +71,18 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 def make_parser(description: str, *, num_pairs: int) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark of speed has."""
+
+    def positive(text: str) -> int:
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text} (expected at least 1)")
+        return int(text)
+
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--pairs", type=int, default=num_pairs, help=f"timings of each way (default: {num_pairs})"
+        "--pairs",
+        type=positive,
+        default=num_pairs,
+        help=f"timings of each way (default: {num_pairs})",
     )
     parser.add_argument("--quick", action="store_true", help="small shapes: does it run at all")
     parser.add_argument("--out", type=Path, help="write everything measured here, as JSON")
@@ -93,5 +104,10 @@ def finish(
         highlight=False,
     )
     if out:
-        whole = dict(measured) | {"is_quick": quick, "verdicts": verdict_rows(verdicts)}
+        whole = dict(measured) | {
+            "is_quick": quick,
+            "verdicts": verdict_rows(verdicts),
+            "load_average_at_end": list(os.getloadavg()),
+            "cpu_s": time.process_time(),
+        }
         out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")

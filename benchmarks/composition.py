@@ -8,12 +8,10 @@ default full SVD and, to be fair, with the reduced one that it offers. What is c
 the singular values kept and both errors against the exact sum.
 """
 
-import argparse
-import json
+import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks._pairs import Contest, measure, surroundings, table
+from benchmarks._pairs import Contest, Outcome, measure, surroundings, table
+from benchmarks._verdict import Verdict, at_least, at_most, finish, make_parser
 from video2lora_core.adapter import Adapter, Factors
 from video2lora_core.compose import concat
 from video2lora_core.reduction import relative_error, svd
@@ -151,29 +150,31 @@ def _adapter(like: Adapter, factors: Factors) -> Adapter:
     )
 
 
+def judge(outcomes: Sequence[Outcome], errors: Mapping[str, float]) -> list[Verdict]:
+    worst = min(outcomes, key=lambda outcome: statistics.median(outcome.ratios))
+    shown = f"{min(worst.ratios):.0f} - {max(worst.ratios):.0f}"
+    what = f"{worst.contest.part} over our svd"
+    excess = errors["ours"] / errors["peft"] - 1
+    both = f"{errors['ours']:.7f} and {errors['peft']:.7f}"
+    return [
+        at_least(what, statistics.median(worst.ratios), 1.0, detail=shown),
+        at_most("our error of the update beyond PEFT's, as a share", excess, 1e-5, detail=both),
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time our svd composition against PEFT's.")
-    parser.add_argument("--pairs", type=int, default=3, help="timings of each (default: 3)")
-    parser.add_argument("--out", type=Path, help="write everything measured here, as JSON")
+    parser = make_parser("Time our svd composition against PEFT's.", num_pairs=5)
     options = parser.parse_args(arguments)
-    if options.pairs < 1:
-        parser.error("--pairs must be at least 1")
     torch.set_num_threads(1)
     here = surroundings()
+    size = SMALL if options.quick else SMOLVLM2_500M
+    subject = f"{size.num_adapters} adapters, rank {size.rank} -> {size.kept}"
     with torch.no_grad():
-        made, errors = contests("8 adapters, rank 16 -> 64, 2560 x 960", SMOLVLM2_500M)
+        made, errors = contests(f"{subject}, {size.d_in} x {size.d_out}", size)
         outcomes = [measure(contest, num_pairs=options.pairs) for contest in made]
-    console = Console()
-    console.print(table(outcomes))
-    console.print(
-        f"relative error of the update: ours {errors['ours']:.7f}, PEFT {errors['peft']:.7f}; "
-        f"{options.pairs} pairs, 1 thread, torch {here['torch']}, load average "
-        f"{here['load_average'][0]:.1f} at the start",
-        highlight=False,
-    )
-    if options.out:
-        measured = here | {"errors": errors, "outcomes": [outcome.row() for outcome in outcomes]}
-        options.out.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    Console(width=150).print(table(outcomes))
+    measured = here | {"errors": errors, "outcomes": [outcome.row() for outcome in outcomes]}
+    finish(measured, judge(outcomes, errors), out=options.out, quick=options.quick)
 
 
 if __name__ == "__main__":

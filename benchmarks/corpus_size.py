@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_corpus(Path(folder) / f"videos-{size}", count=size)
         measured = rounds(Path(folder), sizes, num_rounds=options.pairs)
     whole: dict[str, Any] = here | {
-        "sizes": sizes,
+        "shape": {"sizes": sizes, "model": "tiny", "segments_per_video": 1},
         "rounds": [{str(size): found for size, found in each.items()} for each in measured],
         "slopes": slopes(measured),
     }

@@ -8,17 +8,15 @@ the encoder's blocks, where the two ways differ, and the whole perceiver around 
 modality projection is the same dense work in both.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from benchmarks._naive import NaivePerceiver, NaiveResampler
 from benchmarks._pairs import Contest, measure, surroundings, table
+from benchmarks._verdict import finish, make_parser
 from video2lora_core.perceiver import Perceiver
 
 SEED = 0
@@ -115,32 +113,22 @@ def contests(subject: str, size: Size, *, num_calls: int = 1) -> list[Contest]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time absorbed against plain cross-attention.")
-    parser.add_argument("--pairs", type=int, default=5, help="timings of each (default: 5)")
+    parser = make_parser("Time absorbed against plain cross-attention.", num_pairs=5)
     parser.add_argument("--layers", type=int, default=2, help="layers of the 500M as batch (1-32)")
-    parser.add_argument("--out", type=Path, help="write everything measured here, as JSON")
     options = parser.parse_args(arguments)
-    if options.pairs < 1 or not 1 <= options.layers <= 32:
-        parser.error("--pairs must be at least 1 and --layers between 1 and 32")
+    if not 1 <= options.layers <= 32:
+        parser.error("--layers must be between 1 and 32")
     torch.set_num_threads(1)
     here = surroundings()
     full = replace(SMOLVLM2_500M, num_rows=options.layers)
     with torch.no_grad():
-        made = [
-            *contests(f"500M, {options.layers} of 32 layers, 982 tokens", full),
-            *contests("embedded default, 16 segments, 47 tokens", EMBEDDED, num_calls=20),
-        ]
+        made = contests("embedded default, 16 segments, 47 tokens", EMBEDDED, num_calls=20)
+        if not options.quick:
+            made += contests(f"500M, {options.layers} of 32 layers, 982 tokens", full)
         outcomes = [measure(contest, num_pairs=options.pairs) for contest in made]
-    console = Console()
-    console.print(table(outcomes))
-    console.print(
-        f"{options.pairs} pairs, 1 thread, torch {here['torch']} ({here['cpu_capability']}), "
-        f"load average {here['load_average'][0]:.1f} at the start",
-        highlight=False,
-    )
-    if options.out:
-        measured = here | {"outcomes": [outcome.row() for outcome in outcomes]}
-        options.out.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    Console(width=150).print(table(outcomes))
+    measured = here | {"outcomes": [outcome.row() for outcome in outcomes]}
+    finish(measured, [], out=options.out, quick=options.quick)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,27 @@ are; text outside is left alone. Results of `--quick` runs are refused: nobody s
 
 import argparse
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tasks.pictures import PALETTE, drawing, svg_of
+from benchmarks import _page_tables as tables
+from benchmarks._page_pictures import PICTURES
+from benchmarks._page_tables import Found, Measured
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PAGE = Path("docs/benchmarks.md")
-STAGES_PICTURE = "pictures/stages.svg"
-Measured = Mapping[str, Any]
+FOLDER = "pictures"
+
+# The parts of a benchmark's own section, in this order: its picture, then these.
+SECTIONS: Mapping[str, tuple[str, Sequence[Callable[[Measured], list[str]]]]] = {
+    "stages": ("Stages of one segment", (tables.stage_lines, tables.throughput_lines)),
+    "compiled": ("torch.compile", (tables.turn_lines, tables.compiled_lines)),
+    "recompression": ("Recompression", (tables.turn_lines, tables.error_lines)),
+    "answering": ("Answering", (tables.turn_lines,)),
+    "catalog": ("Catalog", (tables.turn_lines, tables.catalog_lines)),
+    "workers": ("Workers", (tables.worker_lines,)),
+    "corpus_size": ("Size of the corpus", (tables.size_lines,)),
+}
 
 
 def read_measured(folder: Path) -> dict[str, Measured]:
@@ -33,94 +43,76 @@ def read_measured(folder: Path) -> dict[str, Measured]:
     return found
 
 
-def verdict_lines(found: Mapping[str, Measured]) -> list[str]:
-    lines = ["| benchmark | what | found | bar | met | detail |", "|---|---|---|---|---|---|"]
-    for name, measured in sorted(found.items()):
-        for verdict in measured.get("verdicts", ()):
-            sign = "at most" if verdict["is_upper"] else "at least"
-            lines.append(
-                f"| {name} | {verdict['what']} | {verdict['found']:.3g} | {sign} "
-                f"{verdict['bar']:.3g} | {'yes' if verdict['is_met'] else 'no'} | "
-                f"{verdict['detail']} |"
-            )
-    return lines if len(lines) > 2 else []
-
-
-def ratio_lines(found: Mapping[str, Measured]) -> list[str]:
-    lines = ["| benchmark | what | part | CPU time | min - max |", "|---|---|---|---|---|"]
-    for name, measured in sorted(found.items()):
-        for outcome in measured.get("outcomes", ()):
-            ratios = outcome["ratios"]
-            lines.append(
-                f"| {name} | {outcome['subject']} | {outcome['part']} | "
-                f"{statistics.median(ratios):.2f}x | {min(ratios):.2f} - {max(ratios):.2f} |"
-            )
-    return lines if len(lines) > 2 else []
-
-
-def stage_lines(stages: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    lines = ["| stage | naive, ms | ours, ms |", "|---|---|---|"]
-    for name, ways in stages.items():
-        cells = [
-            f"{1e3 * statistics.median(ways[way]):.2f}" if ways.get(way) else ""
-            for way in ("naive", "ours")
-        ]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    return lines
-
-
-def draw_stages(stages: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Draw both ways' milliseconds as two stacked bars."""
-    largest = sorted(stages, key=lambda name: -max(map(max, stages[name].values())))
-    named = [name for name in stages if name in largest[: len(PALETTE) - 1]]
-    with drawing(height_in=2.8) as (figure, (axes,)):
-        for place, way in enumerate(("ours", "naive")):
-            left = 0.0
-            for colour, name in zip(PALETTE, [*named, "everything else"], strict=False):
-                members = [name] if name in stages else [n for n in stages if n not in named]
-                times = [stages[n][way] for n in members if stages[n].get(way)]
-                width = 1e3 * sum(map(statistics.median, times))
-                axes.barh(place, width, left=left, color=colour, label=name if place else None)
-                left += width
-        axes.set_yticks([0, 1], ["ours", "naive"])
-        axes.set_xlabel("milliseconds for one segment, one core, stages one after another")
-        axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25), fontsize=8)
-        return svg_of(figure)
-
-
-def measured_part(found: Mapping[str, Measured]) -> str:
-    """Return what goes between the markers."""
+def machine_line(found: Found) -> str:
+    """Say where all was measured; a machine with more to do than cores is called busy."""
     first = next(iter(found.values()))
     loads = [each["load_average"][0] for each in found.values()]
-    parts = [
-        f"torch {first['torch']}, {first.get('device', 'cpu')}, {first['num_cores']} cores, one "
-        f"thread; load average {min(loads):.1f} to {max(loads):.1f}. "
-        + ("**A busy machine: read ratios only.**" if max(loads) > 1.5 else ""),
-        *("\n".join(lines) for lines in (verdict_lines(found), ratio_lines(found)) if lines),
-    ]
-    if "stages" in found:
-        stages = found["stages"]
-        parts += [
-            f"Where one segment's time goes, model {stages['model']} with random weights "
-            f"({stages['num_tokens']} tokens):",
-            f"![Milliseconds per stage, naive and ours]({STAGES_PICTURE})",
-            "\n".join(stage_lines(stages["stages"])),
-        ]
+    loads += [each["load_average_at_end"][0] for each in found.values() if _has_end(each)]
+    days = sorted({each["measured_at"][:10] for each in found.values() if "measured_at" in each})
+    machine = f"{first['cpu']}, " if first.get("cpu") else ""
+    libraries = ", ".join(f"{name} {number}" for name, number in first.get("versions", {}).items())
+    said = (
+        f"Measured {' to '.join(sorted({days[0], days[-1]}))}. " if days else ""
+    ) + f"{machine}{first['num_cores']} cores; device {first.get('device', 'cpu')}; one thread a "
+    said += f"process. torch {first['torch']}{', ' if libraries else ''}{libraries}. "
+    said += f"Load average {min(loads):.1f} to {max(loads):.1f}, the benchmark's own work included."
+    is_busy = max(loads) > first["num_cores"]
+    return said + (" **Other work was on the machine: read ratios only.**" if is_busy else "")
+
+
+def _has_end(measured: Measured) -> bool:
+    return "load_average_at_end" in measured
+
+
+def section(name: str, title: str, measured: Measured, parts: Sequence[list[str]]) -> list[str]:
+    """Return one benchmark's part of the page: heading, picture, tables."""
+    blocks = ["\n".join(lines) for lines in parts if lines]
+    if has_picture(name, measured):
+        blocks.insert(0, f"![{PICTURES[name][0]}]({FOLDER}/{name}.svg)")
+    if "stages" in measured:
+        shape = measured.get("shape", {})
+        blocks.insert(
+            0,
+            f"{measured['model']} with random weights, {shape.get('num_tokens', '?')} tokens, "
+            f"{shape.get('dtype', 'float32')}. {tables.STAGES_NOTE}",
+        )
+    return [f"### {title}", *blocks] if blocks else []
+
+
+def has_picture(name: str, measured: Measured) -> bool:
+    """Say whether a benchmark's result can be drawn."""
+    return name in PICTURES and bool(measured.get(PICTURES[name][1]))
+
+
+def measured_part(found: Found) -> str:
+    """Return what goes between the markers."""
+    parts = [machine_line(found)]
+    for title, lines in (
+        ("### Against the bars", tables.verdict_lines(found)),
+        ("### Naive over ours, the same function computed twice", tables.ratio_lines(found)),
+    ):
+        parts += [title, "\n".join(lines)] if lines else []
+    for name, (title, makers) in SECTIONS.items():
+        if name in found:
+            parts += section(name, title, found[name], [make(found[name]) for make in makers])
+    for name in sorted(set(found) - set(SECTIONS)):
+        parts += section(name, name, found[name], [tables.turn_lines(found[name])])
     return "\n\n".join(parts)
 
 
-def write_page(found: Mapping[str, Measured], page: Path) -> None:
-    """Replace the measured part of the page, and draw its picture."""
+def write_page(found: Found, page: Path) -> None:
+    """Replace the measured part of the page, and draw its pictures."""
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"page: {page} lacks the markers {BEGIN} and {END}; put them back")
     page.write_text(f"{before}{BEGIN}\n{measured_part(found)}\n{END}{after}", encoding="utf-8")
-    if "stages" in found:
-        picture = page.parent / STAGES_PICTURE
-        picture.parent.mkdir(exist_ok=True)
-        picture.write_text(draw_stages(found["stages"]["stages"]) + "\n", encoding="utf-8")
+    for name, (_, _, draw) in PICTURES.items():
+        if name in found and has_picture(name, found[name]):
+            picture = page.parent / FOLDER / f"{name}.svg"
+            picture.parent.mkdir(exist_ok=True)
+            picture.write_text(draw(found[name]) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 """The naive form of the whole path equals ours, and the small benchmarks run from end to end."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _naive_path, decoding, page, preprocess
+from benchmarks import _naive_path, decoding, preprocess
 from benchmarks._memory import peak_bytes
 from benchmarks._pairs import TOLERANCE, measure
 from benchmarks._sizes import naive_of
@@ -16,7 +15,7 @@ from benchmarks._verdict import at_least, at_most
 from benchmarks.corpus_size import interval, marginal_costs, slopes
 from benchmarks.hypernetwork import bf16_errors, contests, decoder_peaks, streamed
 from benchmarks.hypernetwork import judge as judge_hypernetwork
-from benchmarks.stages import measured_stages, throughput
+from benchmarks.stages import measured_stages, shape_of, throughput
 from configs.load import load_model_config
 from tasks.models import LoadedModel, load_model
 from video2lora_core.encoder import embed
@@ -143,31 +142,16 @@ def test_sparse_decoding_gives_the_naive_frames_from_fewer_packets(tmp_path: Pat
     assert len(decoding.judge([film])) == 2
 
 
-def test_every_stage_runs_and_its_share_can_be_drawn(model: LoadedModel, tmp_path: Path) -> None:
-    frames, seconds = measured_stages(model, tmp_path, num_frames=8, num_pairs=1)
-    assert {"probe", "decode", "vision", "perceiver blocks", "save", "compose 8"} <= set(seconds)
+def test_every_stage_runs_both_ways(model: LoadedModel, tmp_path: Path) -> None:
+    frames, seconds = measured_stages(model, tmp_path, num_frames=8, num_pairs=2)
+    names = {"probe", "decode", "vision", "perceiver blocks", "save", "compose 8", "answer"}
+    assert names <= set(seconds)
+    assert {len(times) for ways in seconds.values() for times in ways.values()} == {2}
+    assert set(seconds["answer"]) == {"naive", "ours"}
     found = throughput(model, frames, batches=(1, 2), num_pairs=1, side=64)
     assert [row["batch_segments"] for row in found["rows"]] == [1, 2]
     assert found["flop_per_segment"] > 1e6
-    surroundings = {"torch": "2", "num_cores": 2, "load_average": [0.5], "device": "cpu"}
-    measured = {"stages": seconds, "model": "tiny", "num_tokens": 47, **surroundings}
-    written = tmp_path / "benchmarks.md"
-    written.write_text(f"by hand\n{page.BEGIN}\nold\n{page.END}\nalso by hand\n")
-    (tmp_path / "measured").mkdir()
-    (tmp_path / "measured/stages.json").write_text(json.dumps(measured))
-    page.main([str(tmp_path / "measured"), "--page", str(written)])
-    text = written.read_text()
-    assert text.startswith("by hand\n")
-    assert text.endswith("also by hand\n")
-    assert "| vision |" in text
-    assert "old" not in text
-    assert (tmp_path / page.STAGES_PICTURE).read_text().startswith("<svg")
-
-
-def test_quick_runs_never_reach_the_page(tmp_path: Path) -> None:
-    (tmp_path / "stages.json").write_text(json.dumps({"is_quick": True}))
-    with pytest.raises(SystemExit, match="quick runs: stages"):
-        page.read_measured(tmp_path)
+    assert shape_of(model, frames)["num_tokens"] == 47
 
 
 def test_costs_per_video_leave_the_fixed_part_out() -> None:

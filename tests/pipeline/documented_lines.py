@@ -66,7 +66,7 @@ EXCUSES: Final = (
         r"evaluate --config configs/", f"{PIPELINE}/test_evaluate_tiny.py", '"evaluate", "--con'
     ),
     excuse(r"^video2lora bench ", f"{PIPELINE}/test_cli_bench.py", "command_of("),
-    excuse(r"-m benchmarks\.page", "tests/house/test_naive_path.py", "page.main("),
+    excuse(r"-m benchmarks\.page", "tests/house/test_benchmark_page.py", "page.main("),
     excuse(
         r"-m benchmarks\.composition", "tests/house/test_benchmarks.py", "composition.contests("
     ),

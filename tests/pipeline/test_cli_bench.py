@@ -13,8 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_all_benchmarks_are_found_and_what_they_share_is_not() -> None:
     found = choose([], ROOT)
-    assert {"cross_attention", "hypernetwork", "pipeline", "corpus_size"} <= set(found)
+    assert {"catalog", "compiled", "hypernetwork", "pipeline", "workers"} <= set(found)
     assert not any(name.startswith("_") or name == "page" for name in found)
+
+
+def test_what_is_not_about_speed_runs_when_it_is_named() -> None:
+    quality = ["answer_agreement", "peft_parity", "quality_gate", "stored_dtype"]
+    assert choose(quality, ROOT) == quality
+    assert not set(quality) & set(choose([], ROOT))
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
