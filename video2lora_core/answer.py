@@ -26,6 +26,7 @@ from video2lora_core.answer_decoding import (
     pad_left,
     positions,
     to_answers,
+    vocabulary,
 )
 from video2lora_core.answer_prefix import VideoPrefix, answer_from_prefix, read_video
 from video2lora_core.compose import stack
@@ -152,17 +153,18 @@ def answer_logits(
     check_prompts(vlm, rows, 1)
     _refuse_visual_tokens(vlm, prompts)
     _check_adapters(adapters, len(prompts))
-    num_kept = max(map(len, answers)) + 2
+    num_tokens = [len(given) + 1 for given in answers]
     with torch.no_grad(), _injection(vlm, adapters):
         input_ids, attention_mask = pad_left(vlm, [[*row, vlm.end_token_id] for row in rows])
-        logits = vlm.model(
+        hidden = vlm.model.model.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=None if attention_mask is None else positions(attention_mask),
-            logits_to_keep=num_kept,
-        ).logits
-    # The last position predicts what would follow the end token.
-    return [row[-len(given) - 2 : -1] for row, given in zip(logits, answers, strict=True)]
+            use_cache=False,
+        ).last_hidden_state
+        # The last position predicts what would follow the end token.
+        wanted = [x[-num - 1 : -1] for x, num in zip(hidden, num_tokens, strict=True)]
+        return list(vocabulary(vlm, torch.cat(wanted)).split(num_tokens))
 
 
 def _injection(
