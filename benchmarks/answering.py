@@ -35,7 +35,7 @@ from video2lora_core.inject import adapted, target_linears
 from video2lora_core.vlm import Vlm, query_ids
 
 RANKS = (16, 32, 64, 208, 528, 1040)
-NUM_FORWARDS = 20
+NUM_FORWARDS = 100  # a rank of 16 costs one token 20 us a layer
 ONE_BY_ONE = "one by one with hooks"
 
 
