@@ -28,9 +28,22 @@ from video2lora_core.vlm import Vlm
 
 ARCHITECTURE = Path(__file__).parent.parent / "configs/models/smolvlm2-500m/config.json"
 SEGMENT_US = 30_000_000
+MAX_TOKENS = 65_536  # of the slice: 256 frames do not fit the model's own 8,192 positions
 SEED = FIRST_SEED + 60_000_000  # beyond every paper of the exam, and every other benchmark
 # Words that the stand-in tokenizer knows: a token each, as a real tokenizer has them.
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+
+
+_NARROW = {
+    "text_config": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    },
+    "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2},
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +66,8 @@ class Room:
 
 def slice_of_500m(
     *,
-    num_layers: int = 4,
+    num_layers: int = 2,
+    num_vision_layers: int = 1,
     num_frames: int = 12,
     num_videos: int = 16,
     size_px: int = 512,
@@ -62,7 +76,8 @@ def slice_of_500m(
     """Build the first layers of both towers with random weights, at full width if None is given."""
     content = json.loads(ARCHITECTURE.read_text(encoding="utf-8"))
     content["text_config"]["num_hidden_layers"] = num_layers
-    content["vision_config"]["num_hidden_layers"] = num_layers
+    content["text_config"]["max_position_embeddings"] = MAX_TOKENS
+    content["vision_config"]["num_hidden_layers"] = num_vision_layers
     content["vision_config"]["image_size"] = size_px
     for tower, changes in (widths or {}).items():
         content[tower] |= changes
@@ -79,7 +94,7 @@ def slice_of_500m(
     shape = (num_frames, 3, size_px, size_px)
     step_us = SEGMENT_US // num_frames
     return Room(
-        name=f"500M, {num_layers} of 32 and {num_layers} of 12 layers, {num_frames} frames",
+        name=f"500M, {num_layers} of 32 layers",
         vlm=vlm,
         adapters=tuple(random_adapter(vlm, rank=32, seed=seed) for seed in range(num_videos)),
         questions=tuple(tuple(_question(4 * n + k) for k in range(4)) for n in range(num_videos)),
@@ -89,7 +104,7 @@ def slice_of_500m(
     )
 
 
-def random_adapter(vlm: Vlm, *, rank: int, seed: int) -> Adapter:
+def random_adapter(vlm: Vlm, *, rank: int, seed: int, has_bias: bool = True) -> Adapter:
     """Draw factors whose update is a few percent of the weights."""
     generator = torch.Generator().manual_seed(seed)
     text = vlm.model.config.text_config
@@ -103,7 +118,7 @@ def random_adapter(vlm: Vlm, *, rank: int, seed: int) -> Adapter:
         layers=tuple(range(text.num_hidden_layers)),
         scaling=1.0,
         checkpoint_sha256="benchmark",
-        has_bias=True,
+        has_bias=has_bias,
     )
 
 
@@ -112,6 +127,24 @@ def _question(number: int) -> str:
     return " ".join(
         WORDS[(number * 5 + k * (number + 1)) % len(WORDS)] for k in range(12 + number % 9)
     )
+
+
+def narrow_slice(*, num_videos: int = 3) -> Room:
+    """Build a model of the slice's parts that says and costs nothing: does a benchmark run."""
+    return slice_of_500m(
+        num_layers=1, num_frames=2, num_videos=num_videos, size_px=64, widths=_NARROW
+    )
+
+
+def asked(room: Room, count: int) -> tuple[list[str], list[Adapter]]:
+    """Return so many questions, going round the videos, and each one's adapter."""
+    rows = []
+    for number in range(count):
+        video = number % len(room.adapters)
+        of_video = room.questions[video]
+        text = of_video[number // len(room.adapters) % len(of_video)]
+        rows.append((text, room.adapters[video]))
+    return [text for text, _ in rows], [adapter for _, adapter in rows]
 
 
 def embedded_default(*, num_videos: int = 16, num_segments: int = 1) -> Room:

@@ -15,6 +15,7 @@ from video2lora_core.vlm import Vlm
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+U = TypeVar("U")
 Outcome = Row | Reject
 """The columns of an answer, or why there is none."""
 Outcomes = Mapping[str, Outcome]
@@ -44,8 +45,8 @@ def batches(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def halving(
-    ask: Callable[[Sequence[T]], Sequence[Answer]], batch: Sequence[T], *, device: object
-) -> list[Answer | Reject]:
+    ask: Callable[[Sequence[T]], Sequence[U]], batch: Sequence[T], *, device: object
+) -> list[U | Reject]:
     """Halve a batch that does not fit the device, until one question alone does not."""
     try:
         return list(ask(batch))

@@ -6,10 +6,8 @@ weights where that pays. What is composed stays in memory, up to a limit in byte
 read once. The modes that show frames are in answer_frames.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -27,6 +25,7 @@ from tasks.answer_batches import (
     num_prompt_tokens,
 )
 from tasks.answer_recipe import AnswerRecipe
+from tasks.answer_routing import Asked, Met, Router
 from tasks.meet_video import Reject
 from tasks.models import LoadedModel
 from tasks.pick_many import ManyAdapters
@@ -35,7 +34,6 @@ from video2lora_core.answer import Answer, answer
 from video2lora_core.answer_plan import is_merging_faster, plan_batches
 from video2lora_core.errors import Reason
 from video2lora_core.inject import merged
-from video2lora_core.routing import NUM_COMPOSED, most_relevant, segment_relevance
 from video2lora_core.vlm import query_ids
 
 
@@ -83,28 +81,6 @@ class BlindAnswerer:
         return answer(self._model.vlm, questions, max_new_tokens=self._config.max_new_tokens)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """A question with the segments that are to answer it."""
-
-    row: Row
-    num_tokens: int
-    chosen: tuple[Row, ...]
-    load_s: float
-    """Reading the segments that were weighed against each other."""
-    routing_s: float
-    """Weighing them."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(adapter["adapter_sha256"] for adapter in self.chosen)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Tokens of the prompt and rank of what is injected: what a batch is planned by."""
-        return self.num_tokens, sum(adapter["rank"] for adapter in self.chosen)
-
-
 class Picker:
     """Finds the adapters that a question was planned with."""
 
@@ -148,18 +124,19 @@ class AdapterAnswerer:
         self._config = config
         self._picker = picker
         self._cache = cache
+        self._router = Router(model, config, cache=cache)
 
     def answer(self, rows: Sequence[Row]) -> Outcomes:
         """Return the outcome of every question."""
-        outcomes: dict[str, Outcome] = {}
-        asked: list[_Asked] = []
-        for row in rows:
-            prepared = self._prepare(row)
-            if isinstance(prepared, Reject):
-                outcomes[row["question_id"]] = prepared
-            else:
-                asked.append(prepared)
-        groups: dict[tuple[str, ...], list[_Asked]] = {}
+        found: dict[str, Met | Asked | Reject] = {
+            row["question_id"]: self._meet(row) for row in rows
+        }
+        found |= self._router.choose([one for one in found.values() if isinstance(one, Met)])
+        outcomes: dict[str, Outcome] = {
+            question_id: one for question_id, one in found.items() if isinstance(one, Reject)
+        }
+        asked = [one for one in found.values() if isinstance(one, Asked)]
+        groups: dict[tuple[str, ...], list[Asked]] = {}
         for one in asked:
             groups.setdefault(one.ids, []).append(one)
         size = self._config.batch_questions
@@ -171,11 +148,11 @@ class AdapterAnswerer:
                 outcomes |= self._one_adapter(group)
         return outcomes
 
-    def _batches(self, asked: Sequence[_Asked]) -> list[list[_Asked]]:
+    def _batches(self, asked: Sequence[Asked]) -> list[list[Asked]]:
         places = plan_batches([one.size for one in asked], max_rows=self._config.batch_questions)
         return [[asked[place] for place in batch] for batch in places]
 
-    def _one_adapter(self, asked: Sequence[_Asked]) -> Outcomes:
+    def _one_adapter(self, asked: Sequence[Asked]) -> Outcomes:
         """Answer more than a batch from one adapter; it is merged where that is expected to pay.
 
         How many forwards a batch takes is known from the first one.
@@ -196,44 +173,16 @@ class AdapterAnswerer:
                 outcomes |= self._batch(batch, is_merged=is_merging)
         return outcomes
 
-    def _prepare(self, row: Row) -> _Asked | Reject:
+    def _meet(self, row: Row) -> Met | Reject:
         length = _prompt_length(self._model, row, self._config)
         if isinstance(length, Reject):
             return length
         picked = self._picker.pick(row)
         if isinstance(picked, Reject):
             return picked
-        limit = {"compose": len(picked), "route": 1, "route-compose": NUM_COMPOSED}
-        num_chosen = limit[self._config.strategy]
-        if num_chosen >= len(picked):
-            return _Asked(row=row, num_tokens=length, chosen=picked, load_s=0.0, routing_s=0.0)
-        before_s, started = self._cache.load_s, time.perf_counter()
-        try:
-            relevance = self._relevance(row, picked)
-        except ObjectError as error:
-            return Reject(reason=Reason.ADAPTER_MISSING, detail=str(error))
-        except torch.OutOfMemoryError:
-            detail = f"the segments of one question do not fit {self._model.vlm.device}"
-            return Reject(reason=Reason.DEVICE_OOM, detail=detail)
-        load_s = self._cache.load_s - before_s
-        return _Asked(
-            row=row,
-            num_tokens=length,
-            chosen=tuple(picked[place] for place in most_relevant(relevance, num_chosen)),
-            load_s=load_s,
-            routing_s=time.perf_counter() - started - load_s,
-        )
+        return Met(row=row, num_tokens=length, picked=picked)
 
-    def _relevance(self, row: Row, picked: Sequence[Row]) -> tuple[float, ...]:
-        return segment_relevance(
-            self._model.vlm,
-            row["question"],
-            self._cache.segments([adapter["adapter_sha256"] for adapter in picked]),
-            bias=self._model.bias(),
-            max_new_tokens=self._config.max_new_tokens,
-        )
-
-    def _batch(self, batch: Sequence[_Asked], *, is_merged: bool = False) -> Outcomes:
+    def _batch(self, batch: Sequence[Asked], *, is_merged: bool = False) -> Outcomes:
         """Answer one batch; a question whose adapter cannot be read is left out of it."""
         before = (self._cache.load_s, self._cache.compose_s)
         rejects: dict[str, Outcome] = {}
@@ -263,7 +212,7 @@ class AdapterAnswerer:
             for (one, adapter), made in zip(ready, given, strict=True)
         }
 
-    def _ask(self, batch: Sequence[tuple[_Asked, Adapter]]) -> Sequence[Answer]:
+    def _ask(self, batch: Sequence[tuple[Asked, Adapter]]) -> Sequence[Answer]:
         return answer(
             self._model.vlm,
             [one.row["question"] for one, _ in batch],
@@ -271,7 +220,7 @@ class AdapterAnswerer:
             max_new_tokens=self._config.max_new_tokens,
         )
 
-    def _ask_merged(self, batch: Sequence[tuple[_Asked, Adapter]]) -> Sequence[Answer]:
+    def _ask_merged(self, batch: Sequence[tuple[Asked, Adapter]]) -> Sequence[Answer]:
         """Ask the model, whose weights hold the batch's adapter already."""
         questions = [one.row["question"] for one, _ in batch]
         return answer(self._model.vlm, questions, max_new_tokens=self._config.max_new_tokens)

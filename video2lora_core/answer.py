@@ -8,7 +8,6 @@ loop (answer_decoding.py), so that their times can be compared too.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -19,21 +18,26 @@ from video2lora_core.adapter import Adapter
 from video2lora_core.answer_decoding import (
     Answer,
     Inputs,
-    KeepRows,
     check_prompts,
     clock,
     generate,
     pad_left,
     positions,
     to_answers,
+    vocabulary,
+)
+from video2lora_core.answer_inputs import (
+    check_adapters,
+    injecting,
+    keeping,
+    query_prompts,
+    text_inputs,
 )
 from video2lora_core.answer_prefix import VideoPrefix, answer_from_prefix, read_video
-from video2lora_core.compose import stack
 from video2lora_core.encoder import check_frames, look, place, refuse_adapted
-from video2lora_core.errors import AdapterError, PromptError, UsageError
-from video2lora_core.inject import Injection, adapted, has_row_adapters, merged
+from video2lora_core.inject import merged
 from video2lora_core.pixels import normalise
-from video2lora_core.vlm import Vlm, in_context_ids, query_ids
+from video2lora_core.vlm import Vlm, in_context_ids
 
 __all__ = [
     "Answer",
@@ -42,6 +46,7 @@ __all__ = [
     "answer_from_prefix",
     "answer_in_context",
     "answer_logits",
+    "answers_with_logits",
     "merged",
     "read_video",
 ]
@@ -72,19 +77,15 @@ def answer(
         AdapterError: an adapter lacks the bias, or there are not as many as questions.
         ModelMismatchError: an adapter does not fit the model.
     """
-    prompts = [query_ids(vlm, question) for question in questions]
-    check_prompts(vlm, prompts, max_new_tokens)
-    _refuse_visual_tokens(vlm, prompts)
-    _check_adapters(adapters, len(prompts), is_merged=is_merged)
-    with torch.no_grad(), _injection(vlm, adapters, is_merged=is_merged) as injection:
+    prompts = query_prompts(vlm, questions, max_new_tokens)
+    check_adapters(adapters, len(prompts), is_merged=is_merged)
+    with torch.no_grad(), injecting(vlm, adapters, is_merged=is_merged) as held:
         started_s = clock(vlm)
-        input_ids, attention_mask = pad_left(vlm, prompts)
-        embeddings = vlm.model.get_input_embeddings()(input_ids)
         made = generate(
             vlm,
-            Inputs(embeddings=embeddings, attention_mask=attention_mask),
+            text_inputs(vlm, prompts),
             max_new_tokens=max_new_tokens,
-            keep_rows=_keeping(vlm, injection),
+            keep_rows=keeping(vlm, held),
         )
     return to_answers(vlm, prompts, made, started_s=started_s)
 
@@ -147,79 +148,55 @@ def answer_logits(
         answers: each row's answer, as `Answer.new_ids`.
         adapters: as for `answer`.
     """
-    prompts = [query_ids(vlm, question) for question in questions]
+    prompts = query_prompts(vlm, questions, max(map(len, answers), default=0) + 1)
     rows = [[*p, *given] for p, given in zip(prompts, answers, strict=True)]
-    check_prompts(vlm, rows, 1)
-    _refuse_visual_tokens(vlm, prompts)
-    _check_adapters(adapters, len(prompts))
-    num_kept = max(map(len, answers)) + 2
-    with torch.no_grad(), _injection(vlm, adapters):
+    check_adapters(adapters, len(prompts))
+    num_tokens = [len(given) + 1 for given in answers]
+    with torch.no_grad(), injecting(vlm, adapters):
         input_ids, attention_mask = pad_left(vlm, [[*row, vlm.end_token_id] for row in rows])
-        logits = vlm.model(
+        hidden = vlm.model.model.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=None if attention_mask is None else positions(attention_mask),
-            logits_to_keep=num_kept,
-        ).logits
-    # The last position predicts what would follow the end token.
-    return [row[-len(given) - 2 : -1] for row, given in zip(logits, answers, strict=True)]
+            use_cache=False,
+        ).last_hidden_state
+        # The last position predicts what would follow the end token.
+        wanted = [x[-num - 1 : -1] for x, num in zip(hidden, num_tokens, strict=True)]
+        return list(vocabulary(vlm, torch.cat(wanted)).split(num_tokens))
 
 
-def _injection(
-    vlm: Vlm, adapters: Sequence[Adapter] | Adapter | None, *, is_merged: bool = False
-) -> AbstractContextManager[Injection | None]:
-    if adapters is None:
-        return nullcontext()
-    if isinstance(adapters, Adapter):
-        return merged(vlm, adapters) if is_merged else adapted(vlm.model, adapters)
-    # Rows about the same video share their adapter: it is stacked, and read, once.
-    different = list({id(adapter): adapter for adapter in adapters}.values())
-    if len(different) == 1:
-        return adapted(vlm.model, different[0])
-    places = {id(adapter): place for place, adapter in enumerate(different)}
-    rows = [places[id(adapter)] for adapter in adapters]
-    return adapted(vlm.model, stack(different), row_adapters=rows)
+def answers_with_logits(
+    vlm: Vlm,
+    questions: Sequence[str],
+    *,
+    adapters: Sequence[Adapter] | Adapter | None = None,
+    max_new_tokens: int = 32,
+) -> list[tuple[tuple[int, ...], Float[Tensor, "token vocab"]]]:
+    """Return each answer's new ids and the logits that `answer_logits` gives for them.
 
+    They are taken while the answer is decoded, so that no prompt is read twice.
 
-def _keeping(vlm: Vlm, injection: Injection | None) -> KeepRows | None:
-    """Say what must follow when rows are dropped; None where rows must stay.
-
-    Per-row adapters that the caller injected are not ours to shorten.
+    Args:
+        vlm: the answer model.
+        questions: one batch, a question per row.
+        adapters: as for `answer`.
+        max_new_tokens: most tokens generated for an answer.
     """
-    if injection is not None:
-        return injection.keep_rows
-    return None if has_row_adapters(vlm.model) else lambda _: None
+    prompts = query_prompts(vlm, questions, max_new_tokens)
+    check_adapters(adapters, len(prompts))
+    seen: list[list[Tensor]] = [[] for _ in prompts]
 
+    def see(places: Sequence[int], logits: Tensor) -> None:
+        for number, row in zip(places, logits, strict=True):
+            seen[number].append(row)
 
-def _refuse_visual_tokens(vlm: Vlm, prompts: Sequence[Sequence[int]]) -> None:
-    counts = [prompt.count(vlm.image_token_id) for prompt in prompts]
-    if any(counts):
-        raise PromptError(
-            f"answer: prompts hold {counts} visual tokens (expected none); take image tokens out "
-            "of the layout's query template"
+    with torch.no_grad(), injecting(vlm, adapters) as held:
+        made = generate(
+            vlm,
+            text_inputs(vlm, prompts),
+            max_new_tokens=max_new_tokens + 1,  # the last forward shows whether the answer ends
+            keep_rows=keeping(vlm, held),
+            see_logits=see,
         )
-
-
-def _check_adapters(
-    adapters: Sequence[Adapter] | Adapter | None, num_questions: int, *, is_merged: bool = False
-) -> None:
-    if is_merged and not isinstance(adapters, Adapter):
-        raise UsageError(
-            "answer: weights are merged with one adapter (found "
-            f"{'none' if adapters is None else 'one for each question'}); give one for all, or "
-            "leave is_merged out"
-        )
-    if adapters is None:
-        return
-    given = [adapters] if isinstance(adapters, Adapter) else list(adapters)
-    if not isinstance(adapters, Adapter) and len(given) != num_questions:
-        raise AdapterError(
-            f"answer: {len(given)} adapters for {num_questions} questions (expected one each, or "
-            "one for all); give them row by row"
-        )
-    without = [row for row, adapter in enumerate(given) if not adapter.has_bias]
-    if without:
-        raise AdapterError(
-            f"answer: the adapters of rows {without} lack the bias (expected it exactly once); "
-            "add it with compose.with_bias"
-        )
+    new_ids = [tuple(row[:max_new_tokens]) for row in made.rows]
+    return [(ids, torch.stack(of[: len(ids) + 1])) for ids, of in zip(new_ids, seen, strict=True)]

@@ -13,7 +13,7 @@ from tests.core.test_answer import QUESTIONS, random_adapter
 from tests.core.tiny_vlm import load_tiny_vlm
 from video2lora_core import answer as answering
 from video2lora_core.adapter import Adapter
-from video2lora_core.answer import Answer, answer, merged
+from video2lora_core.answer import Answer, answer, answer_logits, merged
 from video2lora_core.compose import concat
 from video2lora_core.inject import is_injected
 from video2lora_core.reduction import svd
@@ -35,6 +35,22 @@ class OpCounter(TorchDispatchMode):
     ) -> Any:
         self.count += 1
         return func(*args, **(kwargs or {}))
+
+
+class ProductShapes(TorchDispatchMode):
+    """Notes the shape of every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            self.shapes.append(tuple(output.shape))
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +93,22 @@ def test_without_a_fixed_rank_only_the_rank_is_paid_for(vlm: Vlm):
     widths = factors.a.shape[-1] + factors.b.shape[-1]
     assert three - one == 2 * RANK * num_tokens * 2 * widths * len(factors.a)
     assert {said.num_visual_tokens for *_, said in found} == {0}
+
+
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_a_forward_reads_the_vocabulary_once_for_all_rows(vlm: Vlm, num_rows: int):
+    vocab_size = vlm.model.config.text_config.vocab_size
+    with ProductShapes() as products:
+        said = answer(vlm, [*QUESTIONS, *QUESTIONS][:num_rows], max_new_tokens=3)
+    shapes = [shape for shape in products.shapes if shape[-1] == vocab_size]
+    assert shapes == [(num_rows, vocab_size)] * min(3, 1 + max(o.num_new_tokens for o in said))
+
+
+def test_logits_of_given_answers_are_computed_where_they_are_wanted(vlm: Vlm):
+    vocab_size = vlm.model.config.text_config.vocab_size
+    with ProductShapes() as products:
+        answer_logits(vlm, QUESTIONS[:2], [(9, 10, 11, 12), (9,)])
+    assert [s for s in products.shapes if s[-1] == vocab_size] == [(5 + 2, vocab_size)]
 
 
 def test_merged_weights_cost_a_token_what_no_adapter_costs(vlm: Vlm):

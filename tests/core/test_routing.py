@@ -11,11 +11,11 @@ from tests.core.test_answer import QUESTIONS, random_adapter
 from tests.core.tiny_vlm import load_tiny_vlm
 from video2lora_core import routing
 from video2lora_core.adapter import Adapter, Factors
-from video2lora_core.answer import answer, answer_logits
+from video2lora_core.answer import answer, answer_logits, answers_with_logits
 from video2lora_core.compose import bias_only, concat, with_bias
 from video2lora_core.errors import UsageError
 from video2lora_core.inject import adapted
-from video2lora_core.routing import answer_routed, most_relevant, segment_relevance
+from video2lora_core.routing import answer_routed, most_relevant, relevances, segment_relevance
 from video2lora_core.vlm import Vlm, query_ids
 
 QUESTION = QUESTIONS[0]
@@ -96,6 +96,53 @@ def test_batches_of_segments_give_what_one_by_one_gives(
     assert segment_relevance(vlm, QUESTION, segments, bias=BIAS, max_new_tokens=4) == pytest.approx(
         whole, rel=1e-3, abs=1e-5
     )
+
+
+def test_questions_weighed_together_are_weighed_as_alone(
+    vlm: Vlm, segments: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [(QUESTIONS[0], segments), (QUESTIONS[1], segments), (QUESTIONS[2], segments[1:3])]
+    monkeypatch.setattr(routing, "ROWS_PER_BATCH", 7)
+    found = relevances(vlm, asked, bias=BIAS, max_new_tokens=5)
+    for (question, of_video), relevance in zip(asked, found, strict=True):
+        alone = segment_relevance(vlm, question, of_video, bias=BIAS, max_new_tokens=5)
+        assert relevance == pytest.approx(alone, rel=1e-3, abs=1e-5)
+    assert relevances(vlm, [], bias=BIAS) == []
+
+
+def test_weighing_reads_each_prompt_once_with_its_segment(
+    vlm: Vlm, segments: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once more, for each different answer, with the bias alone."""
+    read = []
+    watching = vlm.model.model.text_model.layers[0].register_forward_hook(
+        lambda module, args, output: read.append(tuple(args[0].shape[:2]))
+    )
+    try:
+        segment_relevance(vlm, QUESTION, segments, bias=BIAS, max_new_tokens=4)
+    finally:
+        watching.remove()
+    prompts = [rows for rows, num_tokens in read if num_tokens > 1]
+    assert prompts[0] == len(segments)
+    assert len(prompts) == 2
+    assert prompts[1] <= len(segments)
+
+
+@pytest.mark.parametrize("num_new", [1, 3, 12])
+def test_logits_taken_while_answering_are_those_of_the_given_answers(
+    vlm: Vlm, num_new: int
+) -> None:
+    """In rows that end early, whatever is dropped, and in rows that reach the limit."""
+    first = answer(vlm, list(QUESTIONS), adapters=random_adapter(4, seed=1), max_new_tokens=12)
+    end = vlm.tokenizer.convert_ids_to_tokens(first[0].new_ids[1])
+    ending = replace(vlm, layout=replace(vlm.layout, end_token=end))
+    adapters = [random_adapter(rank, seed=rank) for rank in (4, 1, 6)]
+    found = answers_with_logits(ending, list(QUESTIONS), adapters=adapters, max_new_tokens=num_new)
+    said = answer(ending, list(QUESTIONS), adapters=adapters, max_new_tokens=num_new)
+    assert [ids for ids, _ in found] == [one.new_ids for one in said]
+    wanted = answer_logits(ending, list(QUESTIONS), [ids for ids, _ in found], adapters=adapters)
+    for (_, logits), expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_logits_of_given_answers_do_not_depend_on_the_rest_of_the_batch(vlm: Vlm) -> None:

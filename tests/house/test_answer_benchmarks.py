@@ -5,27 +5,17 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from benchmarks import answer_agreement, answering
-from benchmarks._question_room import Room, in_bfloat16, slice_of_500m
-from benchmarks._turns import in_turns, turns_table
-
-NARROW = {
-    "text_config": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-    },
-    "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2},
-}
+from benchmarks import _question_flops, answer_agreement, answering, first_token
+from benchmarks._question_room import Room, in_bfloat16, narrow_slice
+from benchmarks._turns import Line, in_turns, turns_table
 
 
 @pytest.fixture(scope="module")
 def room() -> Room:
-    return slice_of_500m(num_layers=1, num_frames=2, num_videos=3, size_px=64, widths=NARROW)
+    return narrow_slice()
 
 
 def test_one_by_one_with_hooks_and_a_mixed_batch_say_the_same(room: Room) -> None:
@@ -47,17 +37,49 @@ def test_nothing_is_timed_when_the_naive_form_says_something_else(
         answering.against_hooks(room, num_pairs=1, num_new=2, num_naive=2)
 
 
-def test_every_way_to_answer_about_a_video_is_timed(room: Room) -> None:
-    made = answering.against_context(room, num_pairs=1, num_new=1, batches=(1, 2))
-    assert {line.slow for line in made} == {
-        "adapter, 1 a batch",
-        "in context, 1 a batch",
-        "in context, 2 a batch",
-        "KV cache, 1 a batch",
-        "KV cache, 2 a batch",
-        "reading the video once",
-    }
-    assert {line.fast for line in made} == {"adapter, 64 a batch"}
+def test_the_bar_is_for_answers_of_some_length(room: Room) -> None:
+    made = [
+        Line(
+            room=room.name, subject=f"{n} new tokens", slow=slow, fast="b", ratios=(r,), fast_s=1.0
+        )
+        for n, slow, r in ((16, answering.ONE_BY_ONE, 5.1), (24, answering.ONE_BY_ONE, 4.9))
+    ]
+    short = Line(
+        room=room.name,
+        subject="64 questions, 4 new tokens",
+        slow=answering.ONE_BY_ONE,
+        fast="b",
+        ratios=(1.0,),
+        fast_s=1.0,
+    )
+    assert [verdict.is_met for verdict in answering.judge([*made, short])] == [True, False]
+
+
+def test_adapters_of_one_rank_cost_the_same_operations_for_every_length(room: Room) -> None:
+    made, flops = first_token.by_length(room, num_pairs=1)
+    assert {line.fast for line in made} == {"1 segments, svd to rank 16"}
+    assert len(made) == 4
+    lengths, counted = first_token.judge(made, flops)
+    assert (counted.found, counted.is_met) == (1.0, True)
+    assert lengths.found > 0
+    assert flops["64 segments, exact, rank 1024"] > flops["8 segments, exact, rank 128"]
+    assert flops["8 segments, exact, rank 128"] > flops["8 segments, svd to rank 16"]
+
+
+def test_first_and_further_tokens_are_timed_for_every_way(room: Room) -> None:
+    made, rates = first_token.by_frames(room, (1, 2), num_pairs=2, num_new=3)
+    named = {"KV cache, 1 frames", "KV cache, 2 frames"}
+    assert {line.slow for line in made if line.subject == "first token"} == named
+    assert {line.slow for line in made if line.subject == "a further token"} == named
+    assert set(rates) == {"adapter", *named}
+    (shown,) = first_token.in_context(room, {2: 1})
+    assert (shown.slow, shown.fast) == ("in context, 2 frames", "adapter")
+
+
+def test_attention_is_counted_on_the_cpu() -> None:
+    q, kv = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert _question_flops.flops_of(lambda: attend(q, kv, kv)) == 2 * (2 * 2 * 3 * 5 * 4)
 
 
 def test_merging_is_timed_for_every_rank(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
