@@ -13,7 +13,7 @@ from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
 from storage import lake as storage_lake
 from storage.lake import Lake
-from tasks import answer_modes, answer_routing
+from tasks import answer_modes
 from tasks.answer_results import read_answers
 from tests.core.video_factory import write_video
 from tests.pipeline.answer_sets import (
@@ -27,7 +27,6 @@ from tests.pipeline.answer_sets import (
 from tests.pipeline.conftest import RANK, write_model
 from video2lora_core.answer import answer
 from video2lora_core.inject import merged
-from video2lora_core.routing import relevances
 
 
 @pytest.fixture(scope="module")
@@ -293,26 +292,6 @@ def test_a_batch_that_does_not_fit_is_halved(
     done = ask_set(questions, lake.uri, model, unit_questions=64, batch_questions=4)
     assert done.found.num_answers == NUM_QUESTIONS
     assert device.batches == [4, 2, 2, 4, 2, 2, 2]
-
-
-def test_questions_whose_segments_do_not_fit_together_are_weighed_in_halves(
-    questions: Path, lake: Lake, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ask_set(questions, lake.uri, model, strategy="route", question_set="whole")
-    sizes: list[int] = []
-
-    def small(vlm: Any, asked: Any, **rest: Any) -> Any:
-        sizes.append(len(asked))
-        if len(asked) > 2:
-            raise torch.OutOfMemoryError
-        return relevances(vlm, asked, **rest)
-
-    monkeypatch.setattr(answer_routing, "relevances", small)
-    ask_set(questions, lake.uri, model, strategy="route", question_set="halves", again=True)
-    rows = lake.query("select question_id, answer, parents from raw.answers").to_pylist()
-    assert max(sizes) > 2
-    assert len(rows) == 2 * NUM_QUESTIONS
-    assert len({(r["question_id"], r["answer"], *r["parents"]) for r in rows}) == NUM_QUESTIONS
 
 
 def test_a_question_that_never_fits_is_rejected_for_now(
