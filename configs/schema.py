@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from configs.approximation_schema import ApproximationConfig
 from video2lora_core.errors import Reason
 
 REJECTS = "catalog:rejects"
@@ -178,6 +179,8 @@ class InternalizeConfig(_Strict):
     """Where and within which limits videos are decoded."""
     stored_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
     """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
+    approximations: ApproximationConfig = ApproximationConfig()
+    """What is given up for speed or size; nothing by default."""
     batch_segments: Annotated[int, Field(gt=0)] | None = None
     """Segments per device batch; the model config's own when not set."""
     unit_segments: Annotated[int, Field(gt=0, le=MAX_UNIT_SEGMENTS)] = MAX_UNIT_SEGMENTS

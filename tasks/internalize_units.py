@@ -119,4 +119,10 @@ def _make_adapters(
     with watch.measure("load"):
         model = load_model(recipe.model)
     with watch.measure("device"):
-        return internalize_batch(model, recipe, batch, stored_dtype=config.stored_dtype)
+        return internalize_batch(
+            model,
+            recipe,
+            batch,
+            stored_dtype=config.stored_dtype,
+            top_ranks=config.approximations.top_ranks,
+        )

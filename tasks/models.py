@@ -1,12 +1,14 @@
 """A configured model: what it is (hashes of its files), and itself, loaded once per process."""
 
 import functools
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import SmolVLMConfig
 
 from configs.schema import ModelConfig
 from video2lora_core.adapter import Factors
@@ -24,7 +26,7 @@ from video2lora_core.hypernetwork import Hypernetwork
 from video2lora_core.model_files import find_files, find_tokenizer
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout
-from video2lora_core.random_model import RandomModel
+from video2lora_core.random_model import RandomModel, released_settings
 from video2lora_core.vlm import Vlm, load_vlm
 
 logger = logging.getLogger(__name__)
@@ -113,6 +115,35 @@ def random_model(config: ModelConfig) -> RandomModel | None:
     architecture = Path(vlm.architecture or Path(vlm.path or "") / "config.json")
     tokenizer = find_tokenizer(vlm.path or vlm.hub_id or "", vlm.revision)
     return RandomModel(architecture=architecture, seed=config.random_seed, tokenizer=tokenizer)
+
+
+def read_architecture(config: ModelConfig) -> SmolVLMConfig:
+    """Read the VLM's config.json, or the one that its random weights are drawn by.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if (drawn := random_model(config)) is not None:
+        return drawn.config()
+    content = (require_model(config) / "config.json").read_text(encoding="utf-8")
+    return SmolVLMConfig(**json.loads(content))
+
+
+def hypernetwork_rank(config: ModelConfig) -> int:
+    """Return the rank of the adapters that a config's hypernetwork makes.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+    """
+    if (drawn := random_model(config)) is not None:
+        return released_settings(drawn.config()).rank
+    try:
+        description = (config.checkpoint / DESCRIPTION_FILE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename}: cannot be read ({error.strerror}); {_how_to_get(config)}"
+        ) from error
+    return int(json.loads(description)["config"]["rank"])
 
 
 def require_model(config: ModelConfig) -> Path:
