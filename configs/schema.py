@@ -73,7 +73,8 @@ class PixelConfig(_Strict):
     longest_edge_px: Annotated[int, Field(gt=0)]
     """First resize: the longest edge goes here, the aspect is kept."""
     size_px: Annotated[int, Field(gt=0)]
-    """Second resize: the frame is squashed to this square."""
+    """Second resize: the frame is squashed to this square, the model's own or a smaller multiple of
+    patch size x pixel shuffle."""
     resize: Literal["torch", "pil"] = "torch"
     """Which Lanczos; they differ by at most 3/255 on under 3% of the values."""
 
