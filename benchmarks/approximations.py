@@ -35,7 +35,7 @@ from video2lora_core.frames import SegmentFrames
 from video2lora_core.shapes_world import Question, World
 from video2lora_core.shapes_world.video_files import write_mp4
 
-DEFAULT = "default"
+DEFAULT, KEYFRAMES = "default", "frames: keyframes"
 # One line per option: what a run config says, the rest left at its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -45,9 +45,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "top_ranks: 2": {"approximations": {"top_ranks": 2}},
     "top_ranks: 4, int8": {"approximations": {"top_ranks": 4}, "stored_dtype": "int8"},
     "vision_px: 24": {"approximations": {"vision_px": 24}},
+    KEYFRAMES: {"approximations": {"frames": "keyframes"}},
 }
 PAPERS = ("one segment", "2 segments, mixed", "8 segments, mixed")
 KINDS = ("motion", "order")  # shown by themselves; the JSON has all
+KEY_FRAME_EVERY = (2, 4, 8)  # of 8 frames a second, of which every fourth is shown
 FULL_SHAPE, SIDES_PX = "smolvlm2-500m", (512, 384)
 NUM_TIMED = 16
 
@@ -70,7 +72,10 @@ class Way:
         self.recipe = make_recipe(self.config)
         self.model: LoadedModel = load_model(self.recipe.model)
         self.reader = InProcessReader(
-            model=self.recipe.model, decoder=self.config.decoder, limits=decode
+            model=self.recipe.model,
+            decoder=self.config.decoder,
+            limits=decode,
+            sampling=self.config.approximations.frames,
         )
         self.num_rejects = 0
 
@@ -95,12 +100,13 @@ class Way:
         return tuple(map(adapter_from_bytes, self.store(film.path)))
 
 
-def films_of(paper: Paper, folder: Path) -> list[Film]:
+def films_of(paper: Paper, folder: Path, *, key_frame_every: int | None = None) -> list[Film]:
     """Write a paper's videos."""
     made = []
     for number in range(paper.num_videos):
         world, questions = exam_world(paper, number)
-        path = write_mp4(world, folder / f"{paper.seed}-{number}.mp4", seed=number)
+        path = folder / f"{key_frame_every}-{paper.seed}-{number}.mp4"
+        write_mp4(world, path, key_frame_every=key_frame_every, seed=number)
         made.append(Film(path=path, world=world, questions=questions))
     return made
 
@@ -152,14 +158,19 @@ def scores(
 
 
 def measure(
-    ways: Mapping[str, Way], sat: Sequence[Paper], folder: Path, *, num_pairs: int
+    ways: Mapping[str, Way],
+    sat: Sequence[Paper],
+    folder: Path,
+    *,
+    num_pairs: int,
+    key_frame_every: int | None = None,
 ) -> list[dict[str, Any]]:
     """Let every option sit every paper, and time the ways over some videos of the first."""
     rows: dict[str, dict[str, Any]] = {name: {"option": name, "papers": {}} for name in ways}
     model = ways[DEFAULT].model
     timed: list[Path] = []
     for paper in sat:
-        films = films_of(paper, folder)
+        films = films_of(paper, folder, key_frame_every=key_frame_every)
         timed = timed or [film.path for film in films[:NUM_TIMED]]
         rights = {name: answered(paper, films, way, model) for name, way in ways.items()}
         for name, row in rows.items():
@@ -185,7 +196,8 @@ def measure(
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> Table:
     made = Table(title="Right answers; difference from the default in points, 95% interval")
-    for heading in ("option", "bytes", "default's CPU over its", *PAPERS, *KINDS):
+    sat = list(rows[0]["papers"])
+    for heading in ("option", "bytes", "default's CPU over its", *sat, *KINDS):
         made.add_column(heading, justify="left" if heading == "option" else "right")
     for row in rows:
         papers_, ratios = row["papers"], row["cpu_ratios"]
@@ -218,10 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = (4, 2) if options.quick else (options.videos, options.composed)
     sat = [p for p in papers(num_videos=counts[0], num_composed=counts[1]) if p.name in PAPERS]
     ways = {name: Way(given) for name, given in OPTIONS.items()}
+    console = Console(width=220)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(ways, sat, Path(folder), num_pairs=options.pairs)
-    console = Console(width=200)
-    console.print(shown(rows))
+        console.print(shown(rows))
+        snapped = {}
+        for every in KEY_FRAME_EVERY:
+            two = {name: ways[name] for name in (DEFAULT, KEYFRAMES)}
+            snapped[every] = measure(two, sat[:1], Path(folder), num_pairs=1, key_frame_every=every)
+            console.print(f"a key frame at least every {every} frames", highlight=False)
+            console.print(shown(snapped[every]))
     full = segment_flops(FULL_SHAPE, sides_px=SIDES_PX)
     for counted in full:
         console.print(
@@ -230,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             highlight=False,
         )
     measured = here | {"num_videos": counts, "options": rows, "full_shape": full}
+    measured |= {"key_frame_every": snapped}
     finish(measured, [], out=options.out, quick=options.quick)
 
 

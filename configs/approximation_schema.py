@@ -4,7 +4,7 @@ None of these is exact: the adapters differ from the default's, and so may the a
 did to the embedded default's answers is measured in docs/quality.md.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ class ApproximationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    frames: Literal["centres", "keyframes"] = "centres"
+    """`keyframes` shows for each instant the video's nearest key frame and decodes no other."""
     vision_px: Annotated[int, Field(gt=0)] | None = None
     """Side of the square that the encoder's vision tower is given, in place of the model config's
     `pixels.size_px`: a smaller multiple of patch size x pixel shuffle (384 for the 500M's 512).

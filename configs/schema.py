@@ -205,3 +205,9 @@ class InternalizeConfig(_Strict):
         if self.retry_reasons and self.corpus != REJECTS:
             raise ValueError(f"`retry_reasons` needs `corpus: {REJECTS}`")
         return self
+
+    @model_validator(mode="after")
+    def _decoder_can(self) -> Self:
+        if self.approximations.frames == "keyframes" and self.decoder != "pyav":
+            raise ValueError("`approximations.frames: keyframes` needs `decoder: pyav`")
+        return self

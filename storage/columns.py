@@ -128,7 +128,7 @@ COLUMNS: Final[Mapping[str, tuple[str, tuple[pa.Field, ...]]]] = {
             _opt("num_unique_frames", _INT, "different frames among them"),
             _opt("num_corrupt_frames", _INT, "frames that the decoder flagged"),
             _opt("decode_s", _REAL, "decoding time of the segment", "s"),
-            _opt("max_lag_us", _LONG, "most that a frame began before its instant", "us"),
+            _opt("max_lag_us", _LONG, "most that a frame lies from its instant", "us"),
             _opt(
                 "flags",
                 _TEXTS,

@@ -42,8 +42,15 @@ class DecodingChild:
     program: ClassVar[str] = "tasks.decoding_child_main"
     """The module whose `main` the child runs."""
 
-    def __init__(self, *, model: ModelConfig, decoder: str, limits: DecodeConfig) -> None:
-        self._setup = Setup(model=model, decoder=decoder, limits=limits)
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        decoder: str,
+        limits: DecodeConfig,
+        sampling: str = "centres",
+    ) -> None:
+        self._setup = Setup(model=model, decoder=decoder, limits=limits, sampling=sampling)
         self._limits = limits
         self._process: ChildProcess | None = None
         self._path: Path | None = None

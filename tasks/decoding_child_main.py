@@ -78,7 +78,12 @@ def _prepare(setup: Setup) -> "InProcessReader":
     from tasks.video_reader import InProcessReader
 
     torch.set_num_threads(1)  # the parallelism is over children
-    reader = InProcessReader(model=setup.model, decoder=setup.decoder, limits=setup.limits)
+    reader = InProcessReader(
+        model=setup.model,
+        decoder=setup.decoder,
+        limits=setup.limits,
+        sampling=setup.sampling,
+    )
     if sys.platform == "linux":  # elsewhere the system does not hold a limit on address space
         _limit(resource.RLIMIT_AS, address_space_bytes() + setup.limits.memory_bytes)
     return reader

@@ -31,6 +31,7 @@ class Setup:
     model: ModelConfig
     decoder: str
     limits: DecodeConfig
+    sampling: str = "centres"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

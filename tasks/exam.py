@@ -155,14 +155,18 @@ def candidate_of(video: ExamVideo, model: LoadedModel) -> Candidate:
     )
 
 
-def decoded_segments(world: World, config: ModelConfig, *, seed: int) -> tuple[SegmentFrames, ...]:
+def decoded_segments(
+    world: World, config: ModelConfig, *, seed: int, sampling: str = "centres"
+) -> tuple[SegmentFrames, ...]:
     """Write a world as an mp4 file, decode it again and return its segments' frames."""
     cut = config.segments
     with tempfile.TemporaryDirectory() as directory:
         path = write_mp4(world, Path(directory) / "video.mp4", seed=seed)
         plan = tile(probe(path).duration_us, segment_us=cut.segment_us, min_tail_us=cut.min_tail_us)
         frame = functools.partial(prepare, spec=pixel_spec(config))
-        items = list(decode(path, plan, num_frames=cut.num_frames, prepare=frame))
+        items = list(
+            decode(path, plan, num_frames=cut.num_frames, prepare=frame, sampling=sampling)
+        )
     segments = tuple(item for item in items if isinstance(item, SegmentFrames))
     if len(segments) != len(world.scenes):
         raise RuntimeError(

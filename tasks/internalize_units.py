@@ -104,12 +104,17 @@ def _require_recipe(plan: StoredPlan, recipe: Recipe, config: InternalizeConfig)
 
 
 def _make_readers(config: InternalizeConfig, recipe: Recipe) -> Sequence[VideoReader]:
-    model, decoder, limits = recipe.model, config.decoder, config.decode
-    if limits.workers == 0:
-        return [InProcessReader(model=model, decoder=decoder, limits=limits)]
-    return [
-        DecodingChild(model=model, decoder=decoder, limits=limits) for _ in range(limits.workers)
-    ]
+    def make(kind: type[InProcessReader] | type[DecodingChild]) -> VideoReader:
+        return kind(
+            model=recipe.model,
+            decoder=config.decoder,
+            limits=config.decode,
+            sampling=config.approximations.frames,
+        )
+
+    if config.decode.workers == 0:
+        return [make(InProcessReader)]
+    return [make(DecodingChild) for _ in range(config.decode.workers)]
 
 
 def _make_adapters(

@@ -25,7 +25,10 @@ from video2lora_core.checkpoint import checkpoint_sha256
 from video2lora_core.model_files import files_sha256, require_files
 from video2lora_core.vlm import processor_sha256
 
-_SAMPLING_RULE = "centres of equal sub-spans"
+_SAMPLING_RULES = {
+    "centres": "centres of equal sub-spans",
+    "keyframes": "nearest key frames to the centres of equal sub-spans",
+}
 _DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
 
 
@@ -78,7 +81,7 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
         "segment_us": segments.segment_us,
         "min_tail_us": segments.min_tail_us,
         "num_frames": segments.num_frames,
-        "sampling_rule": _SAMPLING_RULE,
+        "sampling_rule": _SAMPLING_RULES[config.approximations.frames],
         "decoder": config.decoder,
         "decoder_version": _major_version(_DECODER_PACKAGES[config.decoder]),
         "resize": model.pixels.resize,

@@ -63,11 +63,19 @@ class VideoReader(Protocol):
 class InProcessReader:
     """Reads videos in this process."""
 
-    def __init__(self, *, model: ModelConfig, decoder: str, limits: DecodeConfig) -> None:
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        decoder: str,
+        limits: DecodeConfig,
+        sampling: str = "centres",
+    ) -> None:
         self._num_frames = model.segments.num_frames
         self._prepare = functools.partial(prepare, spec=PixelSpec(**model.pixels.model_dump()))
         self._decoder = decoder
         self._limits = limits
+        self._sampling = sampling
 
     def meet(self, path: Path, *, is_hashed: bool) -> FileFacts:
         """Hash a file, unless that was done already, and probe it."""
@@ -106,6 +114,7 @@ class InProcessReader:
                 prepare=self._prepare,
                 decoder=self._decoder,
                 max_pixels=self._limits.max_pixels,
+                sampling=self._sampling,
             )
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ not say where data was lost (no COVERAGE_GAP), and it decodes ahead while it wai
 for x86_64 only, so it is imported when asked for.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ REFUSED_CODECS = frozenset({"hevc", "wmv1", "wmv2", "wmv3", "vc1"})
 
 
 def decoded_frames(
-    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS
+    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, wanted_us: Sequence[int] | None = None
 ) -> Generator[DecodedFrame | Damage]:
     """Give a file's frames in order; a frame is decoded only when its pixels are asked for.
+
+    So it need not know at which instants frames are looked at (`wanted_us`).
 
     Raises:
         VideoError: PyAV's probe or decord cannot open the file, or it is of a refused kind; always

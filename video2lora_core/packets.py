@@ -8,6 +8,7 @@ sound explains bytes too.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from av.container import InputContainer
 from av.error import EOFError as EndOfFile
@@ -16,6 +17,11 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from video2lora_core.memory_limit import is_exhausted
+
+if TYPE_CHECKING:
+    VideoPacket = Packet[VideoStream]
+else:
+    VideoPacket = Packet  # generic in the stubs only
 
 # A demuxer that fails this often without a packet in between has lost the file.
 MAX_READ_FAILURES = 64
@@ -40,14 +46,14 @@ class Failure:
     is_lost: bool = True
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | Failure]:  # type: ignore[type-arg]  # generic in the stubs only
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket | Failure]:
     """Yield each packet of the stream, reading on after what cannot be read; the last is empty."""
     ruler = _Ruler(is_dense=container.format.name in DENSE_CONTAINERS)
     num_failures = 0
     found = container.demux()
     while num_failures < MAX_READ_FAILURES:
         try:
-            packet = next(found)
+            packet = cast(VideoPacket, next(found))
         except (StopIteration, EndOfFile):
             return
         except IndexError:
@@ -79,11 +85,11 @@ class _Ruler:
         self._pts: int | None = None
         self._explained_bytes = 0
 
-    def pass_by(self, packet: Packet) -> None:  # type: ignore[type-arg]
+    def pass_by(self, packet: VideoPacket) -> None:
         """Note a packet of another stream."""
         self._explained_bytes += packet.size + HEADER_BYTES_PER_PACKET
 
-    def measure(self, packet: Packet) -> Failure | None:  # type: ignore[type-arg]
+    def measure(self, packet: VideoPacket) -> Failure | None:
         """Note a packet of this stream; say where something before it has vanished."""
         before_pts = self._pts
         has_vanished = packet.is_corrupt or (self._is_dense and self._has_unexplained(packet))
@@ -94,7 +100,7 @@ class _Ruler:
         begin, end = sorted((before_pts, packet.pts))
         return Failure(pts=begin, duration=end - begin, is_lost=False)
 
-    def _has_unexplained(self, packet: Packet) -> bool:  # type: ignore[type-arg]
+    def _has_unexplained(self, packet: VideoPacket) -> bool:
         if self._pos is None or packet.pos is None:
             return False
         return packet.pos - self._pos > self._explained_bytes + HEADER_BYTES

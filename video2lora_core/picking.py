@@ -77,7 +77,7 @@ class _Picker:
                 self.open.flags.add(Reason.PTS_DISCONTINUITY)
             return
         lost_from_us = self._lost_from_us(on_screen, frame)
-        is_jump = on_screen is not None and frame.t_us - on_screen.t_us > FORWARD_JUMP_US
+        is_jump = on_screen is not None and _pause_us(on_screen, frame) > FORWARD_JUMP_US
         while self.open is not None:
             if self._held is not None:
                 self.open.take(self._held, until_us=frame.t_us)
@@ -156,3 +156,7 @@ class _Picker:
             if self._waiting
             else None
         )
+
+
+def _pause_us(before: DecodedFrame, after: DecodedFrame) -> int:
+    return after.t_us - before.t_us if after.pause_us is None else after.pause_us

@@ -8,8 +8,7 @@ from av.video.stream import VideoStream
 
 from video2lora_core.container import MAX_FRAME_PIXELS, open_video
 from video2lora_core.errors import Reason, VideoError
-from video2lora_core.packets import Failure, packets
-from video2lora_core.pyav_decoder import (
+from video2lora_core.full_decoding import (
     JOINABLE_CONTAINERS,
     Start,
     ceil_us,
@@ -17,6 +16,7 @@ from video2lora_core.pyav_decoder import (
     find_start,
     usual_duration,
 )
+from video2lora_core.packets import Failure, packets
 
 MAX_DURATION_US = 24 * 3600 * 1_000_000
 

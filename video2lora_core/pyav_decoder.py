@@ -2,13 +2,12 @@
 
 It is the only way found that gave the right frame at every instant of every intact file tried
 (22 kinds of container and codec): seeking is off by up to 50 frames on MPEG-TS, MPEG-PS, AVI and
-HEVC in every library.
+HEVC in every library. Where a codec says which frames others need, only those that a picked frame
+needs are decoded (sparse_decoding.py), with the same result.
 """
 
-import math
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 from itertools import chain, count
@@ -17,7 +16,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
@@ -25,44 +23,44 @@ from jaxtyping import UInt8
 
 from video2lora_core.container import MAX_FRAME_PIXELS, open_video
 from video2lora_core.errors import Reason, VideoError
-from video2lora_core.memory_limit import is_exhausted
-from video2lora_core.packets import Failure, packets
+from video2lora_core.full_decoding import (
+    Item,
+    PacketCounts,
+    Undecoded,
+    decoded,
+    find_start,
+)
+from video2lora_core.packet_headers import packet_kinds
+from video2lora_core.packets import Failure
 from video2lora_core.segment_frames import Damage, DecodedFrame
+from video2lora_core.sparse_decoding import SparsePass
+from video2lora_core.stream_clock import StreamClock
 
-# A recording of these may be joined between two key frames: what comes before the first one is no
-# damage. Elsewhere it is; and a damaged key frame is not marked as one.
-JOINABLE_CONTAINERS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 HDR_TRANSFERS = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})  # PQ and HLG
 # After lost packets a decoder gives frames out of order, displaced by one or two.
 REORDER_DEPTH = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """How a stream begins.
-
-    Attributes:
-        origin: the presentation time that counts as 0, in the stream's time base.
-        failures: what failed before the first frame.
-        frame: the first frame.
-    """
-
-    origin: int
-    failures: tuple[Failure, ...]
-    frame: av.VideoFrame
-
-
 def decoded_frames(
-    path: Path, *, max_pixels: int = MAX_FRAME_PIXELS
+    path: Path,
+    *,
+    max_pixels: int = MAX_FRAME_PIXELS,
+    wanted_us: Sequence[int] | None = None,
+    counts: PacketCounts | None = None,
 ) -> Generator[DecodedFrame | Damage]:
-    """Decode a file from its first to its last frame.
+    """Yield the frames of a file from its first to its last.
+
+    Where `wanted_us` says at which instants frames are looked at (ascending, in microseconds after
+    the first one), only those on screen then are sure to have a picture. `counts` counts the
+    packets.
 
     Raises:
         VideoError: the file cannot be opened (see `open_video`) or holds no frame (NO_FRAMES,
             UNSUPPORTED_CODEC); always before the first item.
     """
+    counts = PacketCounts() if counts is None else counts
     with open_video(path, max_pixels=max_pixels) as (container, stream):
-        items = decoded(container, stream)
+        items = _items(container, stream, wanted_us=wanted_us, counts=counts)
         start = find_start(items, path)
         clock = _Clock(stream, origin=start.origin)
         yield from _in_order(
@@ -71,60 +69,17 @@ def decoded_frames(
         )
 
 
-def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | Failure]:
-    """Yield each frame as the decoder gives it, and each damaged packet."""
-    has_begun = container.format.name not in JOINABLE_CONTAINERS
-    for packet in packets(container, stream):
-        if isinstance(packet, Failure):
-            yield packet
-            continue
-        has_begun = has_begun or packet.is_keyframe
-        frames: list[av.VideoFrame] = []
-        is_lost = False
-        try:
-            frames = packet.decode()
-        except EndOfFile:
-            pass
-        except FFmpegError as error:
-            if isinstance(error, MemoryError) and is_exhausted():
-                raise
-            is_lost = True
-        if is_lost and has_begun and not packet.is_discard:
-            yield Failure(pts=packet.pts, duration=packet.duration)
-        yield from frames
-
-
-def find_start(items: Iterator[av.VideoFrame | Failure], path: Path) -> Start:
-    """Read up to the first frame; time 0 is there, or at the first damaged packet before it.
-
-    Raises:
-        VideoError: there is no frame.
-    """
-    failures: list[Failure] = []
-    for item in items:
-        if isinstance(item, Failure):
-            failures.append(item)
-            continue
-        lost = [failure.pts for failure in failures if failure.is_lost]
-        origin = min([item.pts or 0, *(pts for pts in lost if pts is not None)])
-        return Start(origin=origin, failures=tuple(failures), frame=item)
-    num_lost = sum(failure.is_lost for failure in failures)
-    if num_lost:
-        detail = f"{path.name}: none of {num_lost} packets could be decoded"
-        raise VideoError(Reason.UNSUPPORTED_CODEC, detail)
-    raise VideoError(Reason.NO_FRAMES, f"{path.name}: the video stream holds no frame")
-
-
-def ceil_us(time: int, time_base: Fraction) -> int:
-    """Convert a stream time to microseconds, rounding up: the first instant that has reached it."""
-    return -(-time * time_base.numerator * 1_000_000 // time_base.denominator)
-
-
-def usual_duration(stream: VideoStream) -> int:
-    """Return how long a frame lasts by the stream's rate, in its time base; 0 where unknown."""
-    rate = stream.guessed_rate or stream.average_rate
-    assert stream.time_base is not None
-    return math.ceil(1 / (rate * stream.time_base)) if rate else 0
+def _items(
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    wanted_us: Sequence[int] | None,
+    counts: PacketCounts,
+) -> Iterator[Item]:
+    kinds = packet_kinds(container, stream)
+    if wanted_us is None or kinds is None:
+        return decoded(container, stream, counts=counts)
+    return SparsePass(container, stream, kinds, wanted_us=wanted_us, counts=counts).items()
 
 
 def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel"]:
@@ -141,6 +96,12 @@ def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width channel
         detail = f"no conversion from {frame.format.name} to RGB"
         raise VideoError(Reason.UNSUPPORTED_CODEC, detail) from error
     return np.ascontiguousarray(np.rot90(stored, k=frame.rotation // 90))
+
+
+def _no_picture() -> UInt8[np.ndarray, "height width channel"]:
+    """Stand for a picture that only damage behind its frame can bring on screen."""
+    detail = "what follows a frame that was left out is damaged"
+    raise VideoError(Reason.CORRUPT_FRAMES, detail)
 
 
 def _in_order(items: Iterable[DecodedFrame | Damage]) -> Generator[DecodedFrame | Damage]:
@@ -160,22 +121,30 @@ def _in_order(items: Iterable[DecodedFrame | Damage]) -> Generator[DecodedFrame 
         yield frame
 
 
-class _Clock:
-    """Times in microseconds after the origin; a frame without a time follows the one before it."""
+class _Clock(StreamClock):
+    """Also makes what is told of a frame."""
 
     def __init__(self, stream: VideoStream, *, origin: int) -> None:
-        assert stream.time_base is not None
-        self._time_base = stream.time_base
-        self._origin = origin
-        self._next = origin
-        self._usual_duration = usual_duration(stream)
+        super().__init__(stream, origin=origin)
+        self._size_px = (0, 0)
 
-    def frame(self, frame: av.VideoFrame) -> DecodedFrame:
-        pts = self._next if frame.pts is None else frame.pts
-        self._next = pts + (frame.duration or self._usual_duration)
+    def frame(self, frame: av.VideoFrame | Undecoded) -> DecodedFrame:
+        t_us, end_us = self.span_us(frame.pts, frame.duration)
+        if isinstance(frame, Undecoded):
+            width_px, height_px = self._size_px
+            return DecodedFrame(
+                t_us=t_us,
+                end_us=end_us,
+                width_px=width_px,
+                height_px=height_px,
+                is_corrupt=False,
+                is_key=False,
+                rgb=_no_picture,
+            )
+        self._size_px = (frame.width, frame.height)
         return DecodedFrame(
-            t_us=self._us(pts),
-            end_us=self._us(self._next),
+            t_us=t_us,
+            end_us=end_us,
             width_px=frame.width,
             height_px=frame.height,
             is_corrupt=frame.is_corrupt,
@@ -183,12 +152,3 @@ class _Clock:
             is_hdr=frame.color_trc in HDR_TRANSFERS,
             rgb=partial(upright_rgb, frame),
         )
-
-    def damage(self, failure: Failure) -> Damage:
-        if failure.pts is None:
-            return Damage(t_us=self._us(self._next), end_us=self._us(self._next))
-        end = failure.pts + (failure.duration or self._usual_duration)
-        return Damage(t_us=self._us(failure.pts), end_us=self._us(end), is_lost=failure.is_lost)
-
-    def _us(self, time: int) -> int:
-        return ceil_us(time - self._origin, self._time_base)

@@ -37,6 +37,8 @@ class DecodedFrame:
         is_displaced: it came out after a later one, which only damage nearby explains.
         is_key: it was coded without reference to others.
         is_hdr: its levels mean brightness by PQ or HLG.
+        picture_us: when its picture was taken, where that is not `t_us` (keyframes.py).
+        pause_us: the longest time before it in which no frame began, where not all are told.
         rgb: converts it, upright, to uint8 [height, width, channel].
     """
 
@@ -49,6 +51,8 @@ class DecodedFrame:
     is_displaced: bool = False
     is_key: bool = True
     is_hdr: bool = False
+    picture_us: int | None = None
+    pause_us: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +80,8 @@ class SegmentFrames:
         times_us: the instants asked for, one per frame.
         num_unique_frames: how many of them are different frames of the video.
         num_corrupt_frames: damaged frames and undecodable packets in the span (under the limit).
-        max_lag_us: the longest time by which a picked frame began before the instant asked for.
+        max_lag_us: the longest time by which a picked frame began before the instant asked for, or
+            lies on either side of it where key frames are picked.
         flags: PTS_DISCONTINUITY, RES_CHANGE and HDR_AS_SDR, where seen.
     """
 
@@ -143,7 +148,9 @@ class OpenSegment:
             self._picked.add(held.frame.t_us)
             if held.frame.is_hdr:
                 self.flags.add(Reason.HDR_AS_SDR)
-            self._max_lag_us = max(self._max_lag_us, t_us - held.frame.t_us)
+            taken_us = held.frame.picture_us
+            lag_us = t_us - held.frame.t_us if taken_us is None else abs(t_us - taken_us)
+            self._max_lag_us = max(self._max_lag_us, lag_us)
 
     def count(self, item: DecodedFrame | Damage, *, is_damaged: bool) -> None:
         """Note a frame, or data that gave none, that begins inside the segment."""

@@ -35,9 +35,9 @@ def main(pipe_fd: int, parent_pid: int) -> None:
     decoding_child_main.main(pipe_fd, parent_pid)
 
 
-def misbehaving_frames(path: Path, *, max_pixels: int) -> Iterator[Any]:
+def misbehaving_frames(path: Path, **how: Any) -> Iterator[Any]:
     with path.with_suffix(".log").open("a", buffering=1) as log:
-        for number, item in enumerate(decoded_frames(path, max_pixels=max_pixels)):
+        for number, item in enumerate(decoded_frames(path, **how)):
             misbehave(path, where="frames", number=number)
             log.write(f"{number}\n")
             yield item
