@@ -1,6 +1,6 @@
 """The hypernetwork at full 500M width: CPU time, error and memory, against the plain form.
 
-    .venv/bin/python -m benchmarks.hypernetwork --pairs 5 --layers 32
+    .venv/bin/python -m benchmarks.hypernetwork --pairs 5
 
 One segment of 982 tokens. The plain form (`_naive_path.py`) takes all layers stacked, as the
 reference does; ours takes a layer at a time, as it comes out of the encoder. Bars: the perceiver's
@@ -166,7 +166,7 @@ def judge(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("Time the hypernetwork at full 500M width.", num_pairs=5)
-    parser.add_argument("--layers", type=int, default=8, help="layers of the 500M, 1-32")
+    parser.add_argument("--layers", type=int, default=32, help="layers of the 500M, 1-32")
     options = parser.parse_args(arguments)
     if not 1 <= options.layers <= 32:
         parser.error("--layers must be between 1 and 32")

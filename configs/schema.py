@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from configs.approximation_schema import ApproximationConfig
 from video2lora_core.errors import Reason
 
 REJECTS = "catalog:rejects"
@@ -73,7 +74,8 @@ class PixelConfig(_Strict):
     longest_edge_px: Annotated[int, Field(gt=0)]
     """First resize: the longest edge goes here, the aspect is kept."""
     size_px: Annotated[int, Field(gt=0)]
-    """Second resize: the frame is squashed to this square."""
+    """Second resize: the frame is squashed to this square, the model's own or a smaller multiple of
+    patch size x pixel shuffle."""
     resize: Literal["torch", "pil"] = "torch"
     """Which Lanczos; they differ by at most 3/255 on under 3% of the values."""
 
@@ -156,13 +158,6 @@ class DecodeConfig(_Strict):
     costs at most a unit and these. At `batch_segments` and above, batches are full."""
 
 
-class ApproximationConfig(_Strict):
-    """What makes adapters cheaper, and not the same: off by default, and part of the recipe."""
-
-    frames: Literal["centres", "keyframes"] = "centres"
-    """`keyframes` shows for each instant the video's nearest key frame and decodes no other."""
-
-
 class InternalizeConfig(_Strict):
     """One run: which videos, with which model, into which lake."""
 
@@ -187,7 +182,7 @@ class InternalizeConfig(_Strict):
     stored_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
     """Type of the stored factors; int8 has one float32 scale per rank row (docs/quality.md)."""
     approximations: ApproximationConfig = ApproximationConfig()
-    """What may differ from the exact adapters for speed or size."""
+    """What is given up for speed or size; nothing by default."""
     keep_visual_tokens: bool = False
     """Keep what the vision tower saw in the lake, and take what is there: a later run with another
     checkpoint, prompt or `stored_dtype` then decodes nothing (docs/pipeline.md)."""

@@ -12,7 +12,13 @@ from flows.cli_app import app, examples
 _NOT_BENCHMARKS = {"page"}
 # What an adapter is worth, not how fast it is made: minutes each, and no figure of theirs changes
 # with the machine.
-_ONLY_WHEN_NAMED = {"answer_agreement", "peft_parity", "quality_gate", "stored_dtype"}
+_ONLY_WHEN_NAMED = {
+    "answer_agreement",
+    "approximations",
+    "peft_parity",
+    "quality_gate",
+    "stored_dtype",
+}
 
 
 @app.command(

@@ -172,4 +172,5 @@ def _expected_bytes(config: InternalizeConfig, recipe: Recipe) -> int:
         (module["d_in"] + module["d_out"]) * per_number + 2 * per_row
         for module in shapes["modules"]
     )
-    return int(per_rank * len(shapes["layers"]) * shapes["rank"])
+    rank = config.approximations.top_ranks or shapes["rank"]
+    return int(per_rank * len(shapes["layers"]) * rank)

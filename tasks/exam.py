@@ -125,6 +125,13 @@ def sit(
 
 def exam_video(paper: Paper, number: int, config: ModelConfig) -> ExamVideo:
     """Render and decode one video of a paper, and say what is asked about it."""
+    world, questions = exam_world(paper, number)
+    segments = decoded_segments(world, config, seed=number)
+    return ExamVideo(world=world, segments=segments, questions=questions)
+
+
+def exam_world(paper: Paper, number: int) -> tuple[World, tuple[Question, ...]]:
+    """Say what one video of a paper shows, and what is asked about it; nothing is rendered."""
     seed = FIRST_SEED + paper.seed * 1_000_000 + number
     world = sample_world(
         seed, num_scenes=paper.num_segments, two_things=paper.two_things, pairs=paper.pairs
@@ -132,11 +139,7 @@ def exam_video(paper: Paper, number: int, config: ModelConfig) -> ExamVideo:
     questions = ask_all(world, seed=0, pairs=paper.pairs)
     if paper.seed >= 10:  # a composition paper of one segment asks what the longer ones ask
         questions = [q for q in questions if q.kind in MANY_SCENES_TYPES]
-    return ExamVideo(
-        world=world,
-        segments=decoded_segments(world, config, seed=number),
-        questions=tuple(questions),
-    )
+    return world, tuple(questions)
 
 
 def candidate_of(video: ExamVideo, model: LoadedModel) -> Candidate:

@@ -1,7 +1,8 @@
 """One device batch: segments in, each one's adapter or the reason why there is none.
 
 An adapter passes the quality gate before its bytes exist: what is not finite, or far from its
-checkpoint's usual norms, becomes a terminal reject and never a row that can be asked.
+checkpoint's usual norms, becomes a terminal reject and never a row that can be asked. The gate
+judges the whole adapter, also where only its largest rank slices are stored.
 """
 
 import logging
@@ -23,6 +24,7 @@ from video2lora_core.adapter import Adapter, adapter_bytes
 from video2lora_core.errors import Reason
 from video2lora_core.frames import SegmentFrames
 from video2lora_core.internalize import internalize, see
+from video2lora_core.rank_slices import choose_slices
 from video2lora_core.visual_tokens import SeenSegment, seen_segment
 
 logger = logging.getLogger(__name__)
@@ -49,10 +51,12 @@ def internalize_batch(
     *,
     stored_dtype: StoredDtype,
     keeps_tokens: bool = False,
+    top_ranks: int | None = None,
 ) -> list[MadeAdapter | Reject]:
     """Make one adapter per segment; segments of any videos may stand in one batch.
 
     With `keeps_tokens` each adapter made from frames comes with what the model saw in them.
+    `top_ranks` rank slices of each layer are stored; all of them where it is None.
     """
     started = time.perf_counter()
     made = _halving(model, batch, keeps_tokens=keeps_tokens)
@@ -60,7 +64,15 @@ def internalize_batch(
     return [
         outcome
         if isinstance(outcome, Reject)
-        else _checked(outcome, given, model, recipe, stored_dtype=stored_dtype, device_s=device_s)
+        else _checked(
+            outcome,
+            given,
+            model,
+            recipe,
+            stored_dtype=stored_dtype,
+            top_ranks=top_ranks,
+            device_s=device_s,
+        )
         for outcome, given in zip(made, batch, strict=True)
     ]
 
@@ -113,6 +125,7 @@ def _checked(
     recipe: Recipe,
     *,
     stored_dtype: StoredDtype,
+    top_ranks: int | None,
     device_s: float,
 ) -> MadeAdapter | Reject:
     adapter = made.adapter
@@ -121,6 +134,9 @@ def _checked(
     if fault is not None:
         reason, detail = fault
         return Reject(reason=reason, detail=detail)
+    if top_ranks is not None:
+        adapter = choose_slices(adapter, "top-k", count=top_ranks)
+        squares = quality.squared_norms(adapter)
     data = adapter_bytes(adapter, dtype=getattr(torch, stored_dtype))
     columns = {
         "frame_times_us": list(given.times_us),

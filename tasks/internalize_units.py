@@ -141,4 +141,5 @@ def _make_adapters(
             batch,
             stored_dtype=config.stored_dtype,
             keeps_tokens=config.keep_visual_tokens,
+            top_ranks=config.approximations.top_ranks,
         )

@@ -26,8 +26,9 @@ from video2lora_core.hypernetwork import Hypernetwork
 from video2lora_core.model_files import find_files, find_tokenizer
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout
-from video2lora_core.random_model import RandomModel
-from video2lora_core.vlm import Vlm, image_tokens_per_frame, load_vlm
+from video2lora_core.random_model import RandomModel, released_settings
+from video2lora_core.vision_square import image_tokens
+from video2lora_core.vlm import Vlm, load_vlm
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +118,40 @@ def random_model(config: ModelConfig) -> RandomModel | None:
     return RandomModel(architecture=architecture, seed=config.random_seed, tokenizer=tokenizer)
 
 
+def read_architecture(config: ModelConfig) -> SmolVLMConfig:
+    """Read the VLM's config.json, or the one that its random weights are drawn by.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if (drawn := random_model(config)) is not None:
+        return drawn.config()
+    content = (require_model(config) / "config.json").read_text(encoding="utf-8")
+    return SmolVLMConfig(**json.loads(content))
+
+
+def hypernetwork_rank(config: ModelConfig) -> int:
+    """Return the rank of the adapters that a config's hypernetwork makes.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+    """
+    if (drawn := random_model(config)) is not None:
+        return released_settings(drawn.config()).rank
+    try:
+        description = (config.checkpoint / DESCRIPTION_FILE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename}: cannot be read ({error.strerror}); {_how_to_get(config)}"
+        ) from error
+    return int(json.loads(description)["config"]["rank"])
+
+
 def visual_token_shape(config: ModelConfig) -> tuple[int, int]:
     """Return how many visual tokens a frame becomes and how wide each is, from files alone."""
-    drawn = random_model(config)
-    path = drawn.architecture if drawn else require_model(config) / "config.json"
-    shape = SmolVLMConfig(**json.loads(path.read_text(encoding="utf-8")))
-    return image_tokens_per_frame(shape), int(shape.text_config.hidden_size)
+    shape = read_architecture(config)
+    num_tokens = image_tokens(shape, config.pixels.size_px)
+    return num_tokens, int(shape.text_config.hidden_size)
 
 
 def require_model(config: ModelConfig) -> Path:

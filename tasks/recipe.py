@@ -12,6 +12,7 @@ from typing import Any
 from configs.load import load_model_config
 from configs.schema import InternalizeConfig, ModelConfig
 from storage import identity
+from tasks.approximations import approximated
 from tasks.models import (
     pixel_spec,
     prompt_layout,
@@ -51,6 +52,7 @@ class Recipe:
     content: dict[str, Any]
     """What is hashed into the id."""
     model: ModelConfig
+    """As adapters are made with it: its pixels are those of `vision_px`, where that is set."""
     identity: ModelIdentity
 
 
@@ -58,13 +60,16 @@ def make_recipe(config: InternalizeConfig) -> Recipe:
     """Return the recipe of a run config.
 
     Raises:
-        UsageError: the model config or its files are not there.
+        UsageError: the model config or its files are not there, or the model cannot be approximated
+            as asked.
         CheckpointError: the hypernetwork checkpoint is not there or was altered.
     """
-    model = load_model_config(config.model, random_weights=config.random_weights)
+    model, given_up = approximated(
+        load_model_config(config.model, random_weights=config.random_weights), config.approximations
+    )
     files = identify_model(model)
     segments = model.segments
-    content: dict[str, Any] = {
+    content: dict[str, Any] = given_up | {
         "format_version": FORMAT_VERSIONS[config.stored_dtype],
         "model_weights_sha256": files.weights_sha256,
         "model_config_sha256": files.config_sha256,

@@ -26,10 +26,10 @@ BEYOND_SIGHT: Final = frozenset(
         "min_tail_us",
         "stored_dtype",
         "perceiver_dtype",
-        "approximations.top_ranks",
+        "top_ranks",
     }
 )
-"""Fields of a recipe, nested ones with a dot, that visual tokens do not depend on."""
+"""Fields of a recipe that visual tokens do not depend on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,15 +51,6 @@ def make_sight(recipe: Recipe) -> Sight:
     return Sight(sight_id=sha256_hex(canonical_json(content).encode()), content=content)
 
 
-def within_sight(content: Mapping[str, Any], *, above: str = "") -> dict[str, Any]:
+def within_sight(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a recipe's content reaches the vision tower."""
-    kept: dict[str, Any] = {}
-    for name, value in content.items():
-        if f"{above}{name}" in BEYOND_SIGHT:
-            continue
-        if isinstance(value, Mapping):
-            value = within_sight(value, above=f"{above}{name}.")
-            if not value:
-                continue
-        kept[name] = value
-    return kept
+    return {name: value for name, value in content.items() if name not in BEYOND_SIGHT}

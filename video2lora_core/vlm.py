@@ -23,6 +23,7 @@ from video2lora_core.errors import ModelMismatchError, PromptError, UsageError
 from video2lora_core.model_files import files_sha256, find_files, require_files
 from video2lora_core.pixels import PixelSpec
 from video2lora_core.prompts import SMOLVLM2, PromptLayout, refuse_special_tokens
+from video2lora_core.vision_square import image_tokens, side_fault
 
 # SmolVLM2's processors bring the longest edge to 384 px before they square the frame.
 _LONGEST_EDGE_PX = 384
@@ -102,7 +103,8 @@ def load_vlm(
         source: directory with config.json, tokenizer.json and safetensors weights, or a hub id.
         revision: branch, tag or commit on the hub; refused with a directory.
         layout: the prompt templates the model was trained with.
-        pixel_spec: how frames are resized; SmolVLM2's for the model's image size if None.
+        pixel_spec: how frames are resized; SmolVLM2's for the model's image size if None. A smaller
+            square will do where the tower takes it (vision_square.py).
         dtype: type the model computes in.
         device: where the weights go.
         attention: attention implementation of transformers ("sdpa", "eager", ...).
@@ -150,7 +152,7 @@ def make_vlm(
         tokenizer=tokenizer,
         layout=layout,
         pixel_spec=pixel_spec,
-        image_tokens_per_frame=image_tokens_per_frame(model.config),
+        image_tokens_per_frame=image_tokens(model.config, pixel_spec.size_px),
         weights_sha256=weights_sha256,
         tokenizer_sha256=tokenizer_sha256,
         processor_sha256=processor_sha256(pixel_spec, layout),
@@ -291,12 +293,6 @@ def _smolvlm2_pixels(config: SmolVLMConfig) -> PixelSpec:
     )
 
 
-def image_tokens_per_frame(config: SmolVLMConfig) -> int:
-    """Return how many visual tokens a frame becomes: the connector joins scale_factor^2 patches."""
-    patches = config.vision_config.image_size // config.vision_config.patch_size
-    return int((patches // config.scale_factor) ** 2)
-
-
 def _check_fit(
     config: SmolVLMConfig,
     tokenizer: PreTrainedTokenizerFast,
@@ -317,10 +313,8 @@ def _check_fit(
             f"the largest token id is {max(vocab.values())} (expected below "
             f"{config.text_config.vocab_size}, the model's vocabulary)"
         )
-    if pixel_spec.size_px != config.vision_config.image_size:
-        faults.append(
-            f"frames are made {pixel_spec.size_px} px (expected {config.vision_config.image_size})"
-        )
+    if (fault := side_fault(config, pixel_spec.size_px)) is not None:
+        faults.append(fault)
     if faults:
         raise ModelMismatchError(
             f"vlm: {'; '.join(faults)}; use tokenizer, prompt layout and pixel spec of this model"

@@ -76,6 +76,11 @@ EXCUSES: Final = (
     ),
     excuse(r"-m benchmarks\.(quality|stored)", f"{PIPELINE}/test_gate_benchmarks.py", "stored_dty"),
     excuse(
+        r"-m benchmarks\.approx",
+        f"{PIPELINE}/test_approximation_benchmark.py",
+        "approximations.measure(",
+    ),
+    excuse(
         r"^video2lora calibrate$", f"{PIPELINE}/test_calibrate.py", "calibrates_on_its_own_world"
     ),
     excuse(r"configs/train/smolvlm2-500m\.yaml", UNVERIFIED, "configs/train/smolvlm2-500m.yaml"),

@@ -18,7 +18,7 @@ def test_all_benchmarks_are_found_and_what_they_share_is_not() -> None:
 
 
 def test_what_is_not_about_speed_runs_when_it_is_named() -> None:
-    quality = ["answer_agreement", "peft_parity", "quality_gate", "stored_dtype"]
+    quality = ["answer_agreement", "approximations", "peft_parity", "quality_gate", "stored_dtype"]
     assert choose(quality, ROOT) == quality
     assert not set(quality) & set(choose([], ROOT))
 

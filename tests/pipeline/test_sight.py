@@ -23,6 +23,7 @@ def test_what_comes_after_the_vision_tower_leaves_the_sight_as_it_is(
         recipe_of(model),
         recipe_of(other),
         recipe_of(model, stored_dtype="int8"),
+        recipe_of(model, approximations={"top_ranks": 1}),
         recipe_of(variant(model, "prompt", prompt=longer)),
         recipe_of(
             variant(
@@ -48,6 +49,8 @@ def test_whatever_decides_the_tokens_makes_another_sight(model: str, model_dir: 
         recipe_of(variant(model, "pil", pixels={**pixels, "resize": "pil"})),
         recipe_of(variant(model, "dtype", vlm={**vlm, "dtype": "bfloat16"})),
         recipe_of(variant(model, "weights", random_seed=3)),
+        recipe_of(model, approximations={"frames": "keyframes"}),
+        recipe_of(model, approximations={"vision_px": 16}),
     ]
     given = [recipe for recipe in recipes if recipe is not None]
     assert len({make_sight(recipe).sight_id for recipe in given}) == len(given)
@@ -62,11 +65,11 @@ def _has_decord() -> bool:
 
 
 def test_every_field_of_a_recipe_reaches_the_sight_unless_it_is_named(model: str) -> None:
-    content = recipe_of(model).content
-    named = {name for name in BEYOND_SIGHT if "." not in name}
-    assert named <= content.keys(), "BEYOND_SIGHT names a field that no recipe has"
-    assert within_sight(content).keys() == content.keys() - named
-    more = {**content, "approximations": {"frames": "keyframes", "top_ranks": 8}, "new": 1}
-    assert within_sight(more)["approximations"] == {"frames": "keyframes"}
-    assert within_sight(more)["new"] == 1
-    assert within_sight({**content, "approximations": {"top_ranks": 8}}) == within_sight(content)
+    vlm = {"path": "vlm", "device": "cpu", "dtype": "bfloat16"}
+    everything = variant(model, "everything", vlm=vlm)
+    content = recipe_of(everything, approximations={"top_ranks": 1}).content
+    assert content.keys() >= BEYOND_SIGHT, "BEYOND_SIGHT names a field that no recipe has"
+    assert within_sight(content).keys() == content.keys() - BEYOND_SIGHT
+    assert within_sight({**content, "new": 1})["new"] == 1
+    fewer = within_sight({**content, "top_ranks": 2})
+    assert fewer == within_sight(content)

@@ -22,12 +22,14 @@ def write_mp4(
     height_px: int = 128,
     fps: int = 8,
     noise_sigma: float = NOISE_SIGMA,
+    key_frame_every: int | None = None,
     seed: int = 0,
 ) -> Path:
     """Encode scenes one after the other; memory holds one scene, so any number of them will do.
 
-    Width and height must be even (H.264 4:2:0). The same arguments give the same bytes with the
-    same libx264.
+    Width and height must be even (H.264 4:2:0). A key frame is where the encoder wants one, mostly
+    for a new scene, and besides every `key_frame_every` frames. The same arguments give the same
+    bytes with the same libx264.
     """
     scenes = world.scenes if isinstance(world, World) else tuple(world)
     if width_px % 2 or height_px % 2:
@@ -42,7 +44,8 @@ def write_mp4(
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         # With mbtree, equal pictures gave up to 7 different files of 12 at widths of 48, 64, 80 and
         # 160 px (libx264 of PyAV 18.1, one thread); without it, always the same file.
-        stream.options = {"preset": "veryfast", "crf": "23", "x264-params": "mbtree=0"}
+        often = "" if key_frame_every is None else f":keyint={key_frame_every}:min-keyint=1"
+        stream.options = {"preset": "veryfast", "crf": "23", "x264-params": f"mbtree=0{often}"}
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = Fraction(1, fps)
         for scene in scenes:
