@@ -53,14 +53,14 @@ def time_stages(
 ) -> dict[str, dict[str, list[float]]]:
     """Time every stage both ways, in turns.
 
-    Calls of under a second are made once before: what a first call loads would weigh on them.
+    Stages of under a second run once before: what a first call loads would weigh on them.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
     for stage in stages:
         where = device if stage.is_on_device else "cpu"
         ways = [(n, run) for n, run in (("naive", stage.naive), ("ours", stage.ours)) if run]
         made = {name: [seconds_of(run, device=where)] for name, run in ways}
-        if min(min(first) for first in made.values()) < WARM_S:
+        if max(max(first) for first in made.values()) < WARM_S:
             made = {name: [] for name, _ in ways}
         while len(made[ways[0][0]]) < num_pairs:
             ways.reverse()
