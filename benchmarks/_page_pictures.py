@@ -136,6 +136,6 @@ def draw_workers(measured: Measured) -> str:
 PICTURES: Final[Mapping[str, tuple[str, str, Callable[[Measured], str]]]] = {
     "stages": ("Where one segment's time goes, before and after", "stages", draw_stages),
     "corpus_size": ("CPU time per video, by the size of the corpus", "rounds", draw_corpus_size),
-    "answering": ("Time to the first token by frames", "first_token", draw_first_token),
+    "first_token": ("Time to the first token by frames", "first_token", draw_first_token),
     "workers": ("Two workers over one, round by round", "gains", draw_workers),
 }

@@ -196,8 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = [*parts_of(num_pairs=1, num_rows=64), "embedded"]
     parser.add_argument("--parts", nargs="+", choices=known, default=known, help="default: all")
     options = parser.parse_args(arguments)
-    if options.pairs < 1:
-        parser.error("--pairs must be at least 1")
     torch.set_num_threads(1)
     here, made = surroundings(), list[Line]()
     parts = parts_of(num_pairs=options.pairs, num_rows=8 if options.quick else 64)
@@ -210,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         small = embedded_default(num_videos=2 if options.quick else 16)
         made += against_hooks(small, num_pairs=options.pairs, num_new=24, num_naive=64)
     Console(width=150).print(turns_table(made))
-    measured = here | {"lines": [line.row() for line in made]}
+    shape = {"parts": options.parts, "ranks": RANKS, "rooms": sorted({each.room for each in made})}
+    measured = here | {"shape": shape, "lines": [line.row() for line in made]}
     finish(measured, judge(made), out=options.out, quick=options.quick)
 
 

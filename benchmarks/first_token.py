@@ -16,6 +16,7 @@ same time (at most 1.1 times) and for the same operations.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,6 +174,21 @@ def in_context(room: Room, turns_of: Mapping[int, int]) -> list[Line]:
     return made
 
 
+def points(made: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return seconds to the first token by way and frames; an adapter's are the same for all."""
+    rows = []
+    for line in made:
+        way, _, frames = line.slow.partition(", ")
+        if line.subject == "first token" and frames.endswith(" frames"):
+            num_frames = int(frames.split()[0])
+            seconds = [ratio * line.fast_s for ratio in line.ratios]
+            rows += [
+                {"way": way, "num_frames": num_frames, "seconds": seconds},
+                {"way": line.fast, "num_frames": num_frames, "seconds": [line.fast_s]},
+            ]
+    return rows
+
+
 def judge(length_lines: Sequence[Line], flops: Mapping[str, int]) -> list[Verdict]:
     """Hold adapters of one rank against each other."""
     fixed = {
@@ -194,8 +210,6 @@ def judge(length_lines: Sequence[Line], flops: Mapping[str, int]) -> list[Verdic
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("Time first tokens and further ones.", num_pairs=5)
     options = parser.parse_args(arguments)
-    if options.pairs < 1:
-        parser.error("--pairs must be at least 1")
     torch.set_num_threads(1)
     here = surroundings()
     room = narrow_slice(num_videos=1) if options.quick else slice_of_500m(num_videos=1)
@@ -210,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if counted:
         console.print(flops_table(counted))
     measured = here | {
+        "shape": {"room": room.name, "frames": frames, "segments": SEGMENTS, "rank": RANK},
+        "first_token": points(made),
         "lines": [line.row() for line in made],
         "tokens_per_cpu_s": rates,
         "flops_by_length": flops,

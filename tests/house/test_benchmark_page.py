@@ -69,7 +69,7 @@ MEASURED: dict[str, dict[str, Any]] = {
         "gains": {"two": [1.7], "apart": [1.9]},
     },
     "corpus_size": {"rounds": [ROUND, ROUND]},
-    "answering": {
+    "first_token": {
         "first_token": [
             {"way": way, "num_frames": count, "seconds": [0.1 * count]}
             for way in ("adapter", "in context")

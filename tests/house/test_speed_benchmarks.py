@@ -118,8 +118,7 @@ def test_surroundings_say_when_where_and_with_what() -> None:
     assert {"av", "deltalake", "duckdb", "transformers"} <= set(told["versions"])
 
 
-# Its rework gives it the parser of the others.
-@pytest.mark.parametrize("name", sorted(set(choose([], ROOT)) - {"answering"}))
+@pytest.mark.parametrize("name", choose([], ROOT))
 def test_a_benchmark_of_speed_has_small_shapes_and_writes_shapes_and_surroundings(
     name: str,
 ) -> None:
