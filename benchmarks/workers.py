@@ -10,12 +10,14 @@ load the model, do a small run each and then wait. A round, on fresh lakes each 
     apart       the same, into a lake each: nothing is shared but the machine
 
 Shards go through `flows.internalize_shard`, as a deployment's do; videos are decoded in the worker
-itself (`decode.workers: 0`), so that a worker is a core. Wall time, from the signal to the last
+itself (`decode.workers: 0`), and each worker is held to a core of its own: left free, one worker's
+threads take 1.5 cores, and two would be held against that. Wall time, from the signal to the last
 answer. Bar: `two` at least 1.7 times as fast as `one`. What `apart` reaches is the machine's bound:
 where both cores are slowed by memory, heat or other work, it is below 2 too.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -45,10 +47,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """A process that has loaded the model and does shards when told."""
+    """A process on one core that has loaded the model and does shards when told."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "benchmarks.workers", "--work"]
+    def __init__(self, core: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.workers", "--work", str(core)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -77,7 +79,7 @@ class Worker:
 @contextmanager
 def working(count: int) -> Iterator[list[Worker]]:
     """Give so many workers, which end with the block."""
-    workers = [Worker() for _ in range(count)]
+    workers = [Worker(core) for core in range(count)]
     try:
         yield workers
     finally:
@@ -85,8 +87,11 @@ def working(count: int) -> Iterator[list[Worker]]:
             worker.end()
 
 
-def work() -> None:
+def work(core: int) -> None:
     """Do what comes in on stdin, an order a line, until it is closed."""
+    if sys.platform == "linux":  # elsewhere the system decides
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
     torch.set_num_threads(1)
     for line in sys.stdin:
         order = json.loads(line)
@@ -188,10 +193,10 @@ def judge(measured: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Verdict
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("Time a run done by one worker and by two.", num_pairs=5)
     parser.add_argument("--videos", type=int, default=NUM_VIDEOS, help="videos, an even number")
-    parser.add_argument("--work", action="store_true", help="be a worker: do what stdin says")
+    parser.add_argument("--work", type=int, metavar="CORE", help="be a worker: do what stdin says")
     options = parser.parse_args(arguments)
-    if options.work:
-        work()
+    if options.work is not None:
+        work(options.work)
         return
     torch.set_num_threads(1)
     here = surroundings()
