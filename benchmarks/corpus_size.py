@@ -36,7 +36,8 @@ from flows.internalize_corpus import internalize_corpus
 from flows.local_engine import LocalEngine
 
 SIZES = (10, 100, 1000)
-WARM_UP = 32  # two full batches: a batch of 10 segments needs 30 MB less than one of 16
+WARM_UP = 10
+BATCH_SEGMENTS = 5  # the smallest run fills two, or it would need less memory for its small batch
 # Two-sided 95% points of Student's t, by degrees of freedom.
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -44,7 +45,11 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 def internalized(videos: Path, lake: Path) -> tuple[float, float]:
     """Run a corpus into a lake; return CPU and wall seconds."""
     config = InternalizeConfig(
-        corpus=str(videos), lake=str(lake), engine="local", decode=DecodeConfig(workers=0)
+        corpus=str(videos),
+        lake=str(lake),
+        engine="local",
+        decode=DecodeConfig(workers=0),
+        batch_segments=BATCH_SEGMENTS,
     )
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     internalize_corpus(config, LocalEngine())

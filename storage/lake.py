@@ -201,12 +201,19 @@ class Lake:
         """Return the video_ids that are deleted and stay so on a re-run."""
         return lookups.deleted_videos(self.catalog)
 
-    def adapters_for(self, video_ids: Collection[str], recipe_id: str) -> dict[str, list[Row]]:
+    def adapters_for(
+        self,
+        video_ids: Collection[str],
+        recipe_id: str,
+        *,
+        columns: Collection[str] | None = None,
+    ) -> dict[str, list[Row]]:
         """Return videos' adapter rows under a recipe, by video_id, in order of time.
 
-        All in one scan: asked video by video, a corpus would cost the square of its size.
+        All in one scan: asked video by video, a corpus would cost the square of its size. With
+        `columns`, rows hold those and what identifies an adapter.
         """
-        return lookups.adapters_for(self.catalog, video_ids, recipe_id)
+        return lookups.adapters_for(self.catalog, video_ids, recipe_id, columns=columns)
 
     def latest_recipe(self) -> tuple[str, dict[str, Any]]:
         """Return the id and the content of the recipe that closed a unit last."""

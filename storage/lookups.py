@@ -20,6 +20,7 @@ from storage.schemas import Row
 Span = tuple[int, int]
 
 _UNIT: Final = ["run_id", "shard", "unit"]
+_OF_ADAPTER: Final = ("video_id", "adapter_key", "start_us", "adapter_sha256")
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,64}")
 _NEAR: Final = 3
 
@@ -157,15 +158,21 @@ def deleted_videos(catalog: Catalog) -> set[str]:
 
 
 def adapters_for(
-    catalog: Catalog, video_ids: Collection[str], recipe_id: str
+    catalog: Catalog,
+    video_ids: Collection[str],
+    recipe_id: str,
+    *,
+    columns: Collection[str] | None = None,
 ) -> dict[str, list[Row]]:
     """Return the adapter rows of videos under a recipe, one per segment, in order of time.
 
-    Videos that were deleted or have none are left out.
+    Videos that were deleted or have none are left out. `columns`: what is wanted of a row beside
+    `video_id`, `adapter_key`, `start_us` and `adapter_sha256`; all of it where it is None.
     """
     asked = set(video_ids) - deleted_videos(catalog)
     where = _is_in("video_id", asked) & (pc.field("recipe_id") == recipe_id)
-    rows = catalog.read("adapters", where=where).to_pylist()
+    wanted = None if columns is None else sorted({*_OF_ADAPTER, *columns})
+    rows = catalog.read("adapters", columns=wanted, where=where).to_pylist()
     best: dict[str, Row] = {}
     for row in sorted(rows, key=lambda r: (r["start_us"], r["adapter_sha256"])):
         best.setdefault(row["adapter_key"], row)

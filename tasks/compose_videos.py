@@ -6,6 +6,7 @@ unit, after the adapters it names are committed.
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 from configs.schema import InternalizeConfig
 from storage import identity
@@ -19,6 +20,8 @@ from tasks.summary import ShardSummary
 from tasks.unit_rows import common_columns
 
 logger = logging.getLogger(__name__)
+
+_COLUMNS: Final = ("end_us", "rank", "checkpoint_sha256")
 
 
 def compose_videos(
@@ -39,7 +42,7 @@ def compose_videos(
     with watch.measure("compose"):
         sources = plan_sources(lake.get_plan(run_id), shard)
         known = look_up(lake, sources, recipe_id=recipe.recipe_id, run_id=run_id)
-        adapters = lake.adapters_for(known.num_uncomposed, recipe.recipe_id)
+        adapters = lake.adapters_for(known.num_uncomposed, recipe.recipe_id, columns=_COLUMNS)
         rows = [
             _composition(recipe.recipe_id, video_id, adapters[video_id])
             for video_id in known.num_uncomposed
