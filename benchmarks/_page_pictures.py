@@ -56,7 +56,7 @@ def draw_stages(measured: Measured) -> str:
                     ink = "black" if colour in _LIGHT else "white"
                     text = f"{name.replace(' ', chr(10))}\n{width:.1f}"
                     middle = left + width / 2
-                    axes.text(middle, place, text, color=ink, ha="center", va="center", fontsize=8)
+                    axes.text(middle, place, text, color=ink, ha="center", va="center", fontsize=7)
                 left += width
             axes.text(left, place, f"  {left:.1f} {unit}", va="center", fontweight="bold")
         axes.set_yticks([0, 1], ["after\n(ours)", "before\n(plain form)"])

@@ -78,7 +78,10 @@ MEASURED: dict[str, dict[str, Any]] = {
     },
     "something_new": {
         "lines": [LINE],
-        "outcomes": [{"subject": "s", "part": "p", "deviation": 1e-7, "ratios": [5.0, 6.0]}],
+        "outcomes": [
+            {"subject": "s", "part": "p", "deviation": 1e-7, "ratios": [5.0, 6.0]},
+            {"subject": "frames", "part": "p", "ratios": [2.0]},
+        ],
     },
 }
 
@@ -121,6 +124,7 @@ def test_only_what_stands_between_the_markers_changes(written: str) -> None:
         "| two workers, one lake | 2.0 | 2.0 | 1.7x | 1.7 - 1.7 |",
         "| 10 | 3.5 | 1.0 | 9 |",
         "| something_new | s | p | 1e-07 | 5.5x | 5 - 6 | 2 |",
+        "| something_new | frames | p |  | 2x | 2 - 2 | 1 |",
     ],
 )
 def test_every_kind_of_figure_becomes_a_row(written: str, row: str) -> None:
