@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-_DTYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8"}
 _WORDS: Final[Mapping[str, np.dtype[Any]]] = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
@@ -39,18 +39,29 @@ def read_header(data: bytes) -> dict[str, Any]:
 def disagreements(header: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
     """List where a file's tensors are not what its catalog row says."""
     tensors = {name: info for name, info in header.items() if name != "__metadata__"}
-    expected = {f"{module}.{side}" for module in row["modules"] for side in "AB"}
-    if set(tensors) != expected:
+    expected = _expected_dtypes(row)
+    if set(tensors) != set(expected):
         yield f"tensors {sorted(tensors)}, expected {sorted(expected)}"
     lead = [len(row["layers"]), row["rank"]]
     for name, info in sorted(tensors.items()):
-        if len(info["shape"]) != 3 or info["shape"][:2] != lead:
-            yield f"{name} has shape {info['shape']}, expected [{lead[0]}, {lead[1]}, d]"
-        if _DTYPES.get(info["dtype"]) != row["dtype"]:
-            yield f"{name} is {info['dtype']}, expected {row['dtype']}"
+        is_scale = name.endswith(".scale")
+        if len(info["shape"]) != (2 if is_scale else 3) or info["shape"][:2] != lead:
+            width = "" if is_scale else ", d"
+            yield f"{name} has shape {info['shape']}, expected [{lead[0]}, {lead[1]}{width}]"
+        if name in expected and info["dtype"] != expected[name]:
+            yield f"{name} is {info['dtype']}, expected {expected[name]}"
     found = header.get("__metadata__", {}).get("checkpoint_sha256")
     if found != row["checkpoint_sha256"]:
         yield f"made by checkpoint {str(found)[:12]}, expected {row['checkpoint_sha256'][:12]}"
+
+
+def _expected_dtypes(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Map the tensors of an adapter to their number formats: int8 has a scale per rank row."""
+    factors = [f"{module}.{side}" for module in row["modules"] for side in "AB"]
+    expected: dict[str, str | None] = dict.fromkeys(factors, _DTYPES.get(row["dtype"]))
+    if row["dtype"] == "int8":
+        expected |= {f"{name}.scale": _DTYPES["float32"] for name in factors}
+    return expected
 
 
 def not_finite(header: Mapping[str, Any], data: bytes) -> list[str]:

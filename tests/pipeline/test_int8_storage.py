@@ -9,6 +9,8 @@ import pytest
 from configs.schema import InternalizeConfig
 from flows.api import open_lake
 from storage.errors import AdapterIntegrityError
+from storage.keeper import Keeper
+from storage.tensor_header import disagreements, read_header
 from tasks.internalize_batch import StoredDtype
 from tasks.recipe import make_recipe
 from tasks.summary import RunSummary
@@ -53,6 +55,23 @@ def test_a_video_of_int8_adapters_is_asked_like_any_other(
     answer = opened.ask(QUESTION, video="long.mp4", max_new_tokens=4)
     assert answer.num_visual_tokens == 0
     assert opened.adapter("long.mp4").rank == 3 * 2 + 2
+
+
+def test_a_lake_of_every_stored_type_is_found_whole_and_a_wrong_type_is_told(
+    run: Run, tmp_path: Path
+) -> None:
+    for dtype in get_args(StoredDtype):
+        run(stored_dtype=dtype)
+    lake = open_lake(str(tmp_path / "lake")).lake
+    checked = Keeper(lake).verify()
+    assert checked.faults == []
+    rows = lake.table("adapters").to_pylist()
+    assert checked.counts["adapters"] == len(rows) == 3 * 5
+    for row in rows:
+        header = read_header(lake.adapters.get(row["adapter_sha256"]))
+        assert list(disagreements(header, row)) == []
+        others = set(get_args(StoredDtype)) - {row["dtype"]}
+        assert all(list(disagreements(header, {**row, "dtype": other})) for other in others)
 
 
 def test_a_flipped_byte_is_caught_wherever_it_stands_and_however_it_is_read(
