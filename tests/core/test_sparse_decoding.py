@@ -184,6 +184,7 @@ def test_damaged_videos_end_as_in_full_decoding(videos: VideoShelf, name: str):
     assert_exact(videos(name), PLANS["4 frames of each 2.5 s"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["faststart.mp4", "fragmented.mp4", "base.mkv", "vp9.webm"])
 def test_a_mangled_video_never_loses_more_than_in_full_decoding(
     videos: VideoShelf, tmp_path: Path, name: str

@@ -111,6 +111,7 @@ def test_one_video_under_two_uris_is_one_video_in_one_shard_and_in_two(
         check_nothing_is_twice(open_lake(lake), num_segments=5)
 
 
+@pytest.mark.slow
 def test_one_video_in_two_shards_that_run_at_once_is_one_video(
     config: Config, corpus: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_one_video_in_two_shards_that_run_at_once_is_one_video(
     assert plan_run(settings, attempt_id="again").num_shards == 0
 
 
+@pytest.mark.slow
 def test_one_video_in_two_corpora_that_run_at_once_is_one_video(
     config: Config, corpus: Path, tmp_path: Path
 ) -> None:

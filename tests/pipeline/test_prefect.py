@@ -29,6 +29,7 @@ def prefect_api() -> Iterator[str]:
         yield PREFECT_API_URL.value()
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 def test_prefect_runs_the_same_steps_and_records_them(
     prefect_api: str, corpus: Path, tmp_path: Path, model: str
@@ -80,6 +81,7 @@ def test_maintenance_runs_through_prefect_as_it_does_without(
         verify_flow(root)
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 def test_questions_are_answered_through_prefect_as_without(
     prefect_api: str, corpus: Path, tmp_path: Path, model: str
@@ -98,6 +100,7 @@ def test_questions_are_answered_through_prefect_as_without(
     assert (again.shards.num_answered, again.found) == (0, done.found)
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 def test_a_run_is_announced_by_whoever_published_it_and_nobody_else(
     prefect_api: str, corpus: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch

@@ -51,7 +51,8 @@ def call(command: str, settings: dict[str, str], home: Path) -> tuple[str, float
     return done.stderr, time.monotonic() - started
 
 
-@pytest.mark.parametrize("command", [pytest.param("ask", marks=pytest.mark.slow), "internalize"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["ask", "internalize"])
 def test_without_credentials_a_command_says_so_and_does_not_wait_for_a_cloud(
     command: str, silence: int, tmp_path: Path
 ) -> None:

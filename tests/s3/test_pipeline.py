@@ -16,6 +16,7 @@ from tests.s3.checks import check_whole
 NUM_SEGMENTS = 5
 
 
+@pytest.mark.slow
 def test_a_corpus_on_s3_becomes_a_lake_on_s3_and_a_second_run_does_nothing(
     run: Callable[..., Any], root: str, videos: str, lake_of: Callable[[], Lake], direct: Any
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_lake_on_s3_is_queried_and_asked_without_a_download(
     assert lake.compose(sha256s) is not None
 
 
+@pytest.mark.slow
 def test_a_run_with_another_dtype_takes_kept_visual_tokens_and_fetches_no_video(
     run: Callable[..., Any], lake_of: Callable[[], Lake], direct: Any, monkeypatch: Any
 ) -> None:
